@@ -1,0 +1,1 @@
+"""Layers with weights: backbones, charge models, couplings."""

@@ -1,0 +1,100 @@
+"""Diagonal charge equilibration of QET: closed form, linear in the number of atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from ase.data import covalent_radii
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qeqtrain.nn.charges.base import Charges
+from qeqtrain.nn.mlp import MLP
+from qeqtrain.physics.coulomb import tapered_potential
+from qeqtrain.physics.qeq import equilibrate_diagonal
+from qeqtrain.structures import Structures
+
+
+class DiagonalCharges(nn.Module):
+    """Charges at rest without interaction between them; atoms share the total charge only.
+
+    Electronegativity and hardness are read from the backbone's features. The potential that
+    the charges make within the cutoff is an input of the readout, not a term of the energy.
+    Not size consistent: fragments far apart still share one chemical potential.
+
+    Args:
+        hardness: read from an atom's ``environment``, or one trained number per ``species``.
+        cutoff: of the potential, A.
+        convention: whose charge makes the potential at an atom: its neighbours'
+            (``corrected``), or, in the weights published first, its own (``legacy``).
+        train_widths: train the Gaussian widths, which start from covalent radii.
+        channels: C, features of the backbone.
+        elements: atomic numbers the model knows.
+    """
+
+    features = 2
+    """How many numbers per atom a coupling may read: charge and potential."""
+
+    def __init__(
+        self,
+        hardness: Literal["environment", "species"] = "environment",
+        cutoff: float = 5.0,
+        convention: Literal["corrected", "legacy"] = "corrected",
+        train_widths: bool = False,
+        *,
+        channels: int,
+        elements: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.own_charge = convention == "legacy"
+        sizes = [channels, channels, channels, 1]
+        self.electronegativity = MLP(sizes, activate_last=True)
+        self.hardness: MLP | None = None
+        if hardness == "environment":
+            self.hardness = MLP(sizes, functional.softplus, activate_last=True)
+        else:
+            # softplus(x) = 1: every species starts with a hardness of 1 eV/e^2.
+            start = torch.full((len(elements),), 0.5413248546129181)
+            self.species_hardness = nn.Parameter(start)
+        radii = torch.tensor([covalent_radii[z] for z in elements])
+        self.width = nn.Parameter(radii, requires_grad=train_widths)
+
+    @property
+    def cutoffs(self) -> dict[str, float]:
+        """Neighbour lists this module reads, by consumer."""
+        return {"charge": self.cutoff}
+
+    def forward(self, structures: Structures, features: Tensor, species: Tensor) -> Charges:
+        """Equilibrate.
+
+        Args:
+            structures: with edges for ``charge`` and the total charges.
+            features: of the backbone, shape ``(N, C)``.
+            species: index of every atom's element, shape ``(N,)``.
+        """
+        chi = self.electronegativity(features).squeeze(-1).double()  # (N,) eV/e
+        if structures.external_potential is not None:
+            chi = chi + structures.external_potential
+        if self.hardness is not None:
+            eta = self.hardness(features).squeeze(-1)  # (N,) eV/e^2
+        else:
+            eta = functional.softplus(self.species_hardness).index_select(0, species)
+        rest = equilibrate_diagonal(chi, eta, structures)
+        potential = tapered_potential(
+            rest.charges,
+            self.width.index_select(0, species),
+            structures,
+            "charge",
+            own_charge=self.own_charge,
+        )
+        return Charges(
+            charges=rest.charges,
+            electrostatic_potential=potential,
+            chemical_potential=rest.chemical_potential,
+            energy=rest.energy,
+            electronegativity=chi,
+            hardness=eta.double(),
+        )

@@ -1,0 +1,314 @@
+r"""TensorNet: a backbone of Cartesian tensors of rank two, in nine components.
+
+Simeon and De Fabritiis, NeurIPS 2023 (arXiv 2306.06482), in the form QET gave it
+(arXiv 2511.07249). Every atom carries one 3x3 matrix per channel. It is kept as its nine
+coordinates in an orthonormal basis of the matrices: one for the trace (I), three for the
+antisymmetric part (A), five for the traceless symmetric part (S). Decomposition is then a
+slice, the squared Frobenius norm a plain sum of squares, and channels lie last, next to each
+other in memory: tensors are (atom, component, channel). Edges are listed once per pair, so that
+the radial networks, most of the arithmetic, run once for both directions.
+
+Two conventions exist under the name QET, and both are one switch here:
+
+* ``corrected``: an atom gathers its *neighbours'* features (matgl since April 2026);
+* ``legacy``: an atom multiplies *its own* features by the sum of its edge filters: the paper's
+  programme and the weights published with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from qeqtrain.nn.conditioning import ChargeSpinEmbedding, Conditions
+from qeqtrain.nn.messages import PARTS, gather, spread
+from qeqtrain.nn.mlp import MLP
+from qeqtrain.nn.radial import BASES, cosine_cutoff
+from qeqtrain.structures import Edges, Structures
+
+Convention = Literal["corrected", "legacy"]
+RadialBasis = Literal["smooth_bessel", "gaussian"]
+
+
+def matrix_basis() -> Tensor:
+    """List the nine orthonormal 3x3 matrices: trace, antisymmetric, traceless symmetric.
+
+    Returns:
+        float64, shape ``(9, 3, 3)``.
+    """
+    basis = torch.zeros(9, 3, 3, dtype=torch.float64)
+    basis[0] = torch.eye(3, dtype=basis.dtype) / math.sqrt(3.0)
+    half = math.sqrt(0.5)
+    for k, (i, j) in enumerate([(1, 2), (2, 0), (0, 1)]):
+        basis[1 + k, i, j], basis[1 + k, j, i] = -half, half
+    diagonal = torch.tensor([[1.0, -1.0, 0.0], [-1.0, -1.0, 2.0]], dtype=basis.dtype)
+    basis[4:6] = torch.diag_embed(diagonal / diagonal.norm(dim=1, keepdim=True))
+    for k, (i, j) in enumerate([(0, 1), (0, 2), (1, 2)]):
+        basis[6 + k, i, j] = basis[6 + k, j, i] = half
+    return basis
+
+
+def direction_components(unit: Tensor) -> Tensor:
+    """Write 1, the cross-product matrix of u, and uu - 1/3 in the basis.
+
+    Args:
+        unit: directions, shape ``(P, 3)``.
+
+    Returns:
+        Components of I, A and S, shape ``(P, 9)``.
+    """
+    x, y, z = unit.unbind(-1)
+    root2, root6 = math.sqrt(2.0), math.sqrt(6.0)
+    components = [
+        torch.full_like(x, math.sqrt(3.0)),
+        root2 * x,
+        root2 * y,
+        root2 * z,
+        (x * x - y * y) / root2,
+        (2 * z * z - x * x - y * y) / root6,
+        root2 * x * y,
+        root2 * x * z,
+        root2 * y * z,
+    ]
+    return torch.stack(components, dim=-1)
+
+
+def parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split ``(..., 9, C)`` into I, A and S."""
+    one, three, five = torch.split(x, PARTS, dim=-2)
+    return one, three, five
+
+
+def normalized(x: Tensor) -> Tensor:
+    """Divide every channel by one plus its squared Frobenius norm."""
+    return x / ((x * x).sum(dim=-2, keepdim=True) + 1.0)
+
+
+class PartwiseLinear(nn.Module):
+    """Mix channels, with one matrix for each of I, A and S.
+
+    Args:
+        channels: C, in and out.
+        bound: weights start uniform between plus and minus this.
+    """
+
+    def __init__(self, channels: int, bound: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(3, channels, channels))
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, 9, C)`` to ``(N, 9, C)``."""
+        return torch.cat([p @ w.T for p, w in zip(parts(x), self.weight, strict=True)], dim=-2)
+
+
+class Anticommutator(nn.Module):
+    """{a, b} = ab + ba for every atom and channel, on components."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("basis", matrix_basis().reshape(9, 9), persistent=False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Multiply ``(N, 9, C)`` by ``(N, 9, C)``."""
+        basis = self.basis.to(a.dtype)
+        shape = (a.shape[0], 3, 3, a.shape[2])
+        a, b = (basis.T @ a).reshape(shape), (basis.T @ b).reshape(shape)
+        ab = (a[:, :, :, None] * b[:, None]).sum(dim=2)
+        ba = (b[:, :, :, None] * a[:, None]).sum(dim=2)
+        return basis @ (ab + ba).flatten(1, 2)
+
+
+def gather_neighbors(x: Tensor, filters: Tensor, edges: Edges) -> Tensor:
+    """Sum the neighbours' tensors, each part multiplied by its own filter of the edge.
+
+    Args:
+        x: shape ``(N, 9, C)``.
+        filters: for I, A, S of every pair, shape ``(P, 3, C)``.
+        edges: the pairs.
+    """
+    return gather(x, filters, edges.sender, edges.receiver)
+
+
+def sum_filters(x: Tensor, filters: Tensor, edges: Edges) -> Tensor:
+    """Multiply an atom's own tensor by the sum of its edge filters: the legacy message.
+
+    Shapes as in :func:`gather_neighbors`; no edge tensor is needed.
+    """
+    total = filters.new_zeros((x.shape[0], *filters.shape[1:]))
+    total = total.index_add(0, edges.receiver, filters).index_add(0, edges.sender, filters)
+    weighted = [p * t for p, t in zip(parts(x), total.split(1, dim=1), strict=True)]
+    return torch.cat(weighted, dim=-2)
+
+
+class Embedding(nn.Module):
+    """First tensors of every atom, from its species, its neighbours' and their directions.
+
+    Args:
+        species: how many.
+        channels: C.
+        functions: K, radial functions.
+        convention: see the module.
+    """
+
+    def __init__(
+        self, species: int, channels: int, functions: int, convention: Convention
+    ) -> None:
+        super().__init__()
+        self.convention = convention
+        self.species = nn.Embedding(species, channels)
+        # Two halves of one map of both ends' species, so they start as such.
+        self.first = nn.Linear(channels, channels)
+        self.second = nn.Linear(channels, channels, bias=False)
+        for tensor in (self.first.weight, self.first.bias, self.second.weight):
+            nn.init.uniform_(tensor, -((2 * channels) ** -0.5), (2 * channels) ** -0.5)
+        self.filters = nn.Linear(functions, 3 * channels)
+        self.norm = nn.LayerNorm(channels)
+        self.mixing = PartwiseLinear(channels, bound=channels**-0.5)
+        self.gates = MLP([channels, 2 * channels, 3 * channels], activate_last=True)
+        parity = torch.tensor([1.0] + 3 * [-1.0] + 5 * [1.0], dtype=torch.float64)
+        self.register_buffer("parity", parity, persistent=False)
+
+    def forward(
+        self, z: Tensor, radial: Tensor, envelope: Tensor, unit: Tensor, edges: Edges
+    ) -> Tensor:
+        """Embed.
+
+        Args:
+            z: vector of every atom, shape ``(N, C)``.
+            radial: basis at every pair, shape ``(P, K)``.
+            envelope: cutoff function, shape ``(P, 1)``.
+            unit: direction from sender to receiver, shape ``(P, 3)``.
+            edges: the pairs.
+
+        Returns:
+            Shape ``(N, 9, C)``.
+        """
+        # Species of both ends of an edge; which comes first is the convention.
+        centre, neighbor = self.first(z), self.second(z)
+        if self.convention == "legacy":
+            centre, neighbor = neighbor, centre
+        send, receive = edges.sender, edges.receiver
+        into_receiver = centre.index_select(0, receive) + neighbor.index_select(0, send)
+        into_sender = centre.index_select(0, send) + neighbor.index_select(0, receive)
+
+        filters = (envelope * self.filters(radial)).unflatten(1, (3, -1))  # (P, 3, C)
+        directions = direction_components(unit)  # (P, 9)
+        # Seen from its other end an edge points the other way: A is odd, I and S even.
+        turned = directions * self.parity.to(directions.dtype)
+        x = spread(filters * into_receiver[:, None], directions, receive, len(z))
+        x = x + spread(filters * into_sender[:, None], turned, send, len(z))
+        gates = self.gates(self.norm((x * x).sum(dim=-2))).unflatten(1, (3, -1))
+        mixed = parts(self.mixing(x))
+        return torch.cat([p * g for p, g in zip(mixed, gates.split(1, 1), strict=True)], dim=-2)
+
+
+class Interaction(nn.Module):
+    """One exchange between an atom and its neighbours.
+
+    Args:
+        channels: C.
+        functions: K, radial functions.
+        convention: see the module.
+    """
+
+    def __init__(self, channels: int, functions: int, convention: Convention) -> None:
+        super().__init__()
+        self.message = gather_neighbors if convention == "corrected" else sum_filters
+        sizes = [functions, channels, 2 * channels, 3 * channels]
+        self.filters = MLP(sizes, activate_last=True)
+        for layer in self.filters.layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        xavier = (3.0 / channels) ** 0.5
+        self.before = PartwiseLinear(channels, bound=xavier)
+        self.after = PartwiseLinear(channels, bound=xavier)
+        self.anticommutator = Anticommutator()
+
+    def forward(self, x: Tensor, radial: Tensor, envelope: Tensor, edges: Edges) -> Tensor:
+        """Update ``(N, 9, C)``; other shapes as in :class:`Embedding`."""
+        filters = (self.filters(radial) * envelope).unflatten(1, (3, -1))  # (P, 3, C)
+        x = normalized(x)
+        y = self.before(x)
+        m = self.message(y, filters, edges)
+        d = self.after(normalized(self.anticommutator(m, y)))
+        return x + d + 0.5 * self.anticommutator(d, d)
+
+
+class TensorNet(nn.Module):
+    """Invariant features of every atom from Cartesian tensor messages.
+
+    Args:
+        cutoff: A.
+        channels: C, also the number of features that come out.
+        layers: interaction blocks.
+        radial_functions: size of the radial basis.
+        radial_basis: ``smooth_bessel`` as published, or ``gaussian``.
+        convention: whose features a message carries; see the module.
+        conditioning: whether total charge, or charge and spin, enter the atoms' embedding.
+        elements: atomic numbers the model knows.
+    """
+
+    def __init__(
+        self,
+        cutoff: float = 5.0,
+        channels: int = 64,
+        layers: int = 3,
+        radial_functions: int = 9,
+        radial_basis: RadialBasis = "smooth_bessel",
+        convention: Convention = "corrected",
+        conditioning: Conditions = "none",
+        *,
+        elements: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.out_channels = channels
+        self.basis = BASES[radial_basis](radial_functions, cutoff)
+        self.embedding = Embedding(len(elements), channels, radial_functions, convention)
+        self.interactions = nn.ModuleList(
+            Interaction(channels, radial_functions, convention) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(3 * channels)
+        self.readout = nn.Linear(3 * channels, channels)
+        self.conditioning = (
+            None if conditioning == "none" else ChargeSpinEmbedding(channels, conditioning)
+        )
+
+    @property
+    def cutoffs(self) -> dict[str, float]:
+        """Neighbour lists this module reads, by consumer."""
+        return {"backbone": self.cutoff}
+
+    def forward(self, structures: Structures, species: Tensor) -> Tensor:
+        """Describe every atom.
+
+        Args:
+            structures: with edges for ``backbone``.
+            species: index of every atom's element, shape ``(N,)``.
+
+        Returns:
+            Invariant features, shape ``(N, C)``.
+        """
+        edges = structures.edges["backbone"]
+        vectors = structures.edge_vectors("backbone")  # (P, 3)
+        distance = vectors.norm(dim=-1)
+        z = self.embedding.species(species)
+        if self.conditioning is not None:
+            z = z + self.conditioning(structures, z)
+        unit = (vectors / distance[:, None]).to(z.dtype)
+        distance = distance.to(z.dtype)
+        radial = self.basis(distance)
+        envelope = cosine_cutoff(distance, self.cutoff)[:, None]
+
+        x = self.embedding(z, radial, envelope, unit, edges)
+        for interaction in self.interactions:
+            x = interaction(x, radial, envelope, edges)
+
+        squares = [(p * p).sum(dim=-2) for p in parts(x)]  # n(I), n(A), n(S)
+        invariants = self.norm(torch.cat(squares, dim=-1))
+        return self.readout(invariants)

@@ -1,0 +1,1 @@
+"""Functions without weights; they need torch alone."""

@@ -1,0 +1,292 @@
+"""Structures in, Prediction out: the two ends of every potential.
+
+A :class:`Structure` is one molecule or crystal in numpy arrays, as readers make it and stores
+keep it; :func:`collate` joins several into :class:`Structures`, flat torch tensors that a model
+reads. Geometry stays in float64 throughout; a network casts edge vectors to its own precision.
+
+Signs and shapes, once for the whole package:
+
+* shape legend: B structures, N atoms in the batch, n atoms in the largest structure,
+  P pairs, E = 2P directed edges, C channels, K wave vectors;
+* an edge runs from sender to receiver: ``r = r_receiver - r_sender + shift @ cell``;
+* cell vectors are rows; stress is (1/V) dE/dstrain, tension positive;
+* a pair of neighbours is listed *once*. Whatever depends on the distance alone (radial
+  networks, screened Coulomb kernels) is then worked out once per pair instead of twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Neighbour pairs of one structure within ``cutoff``, each pair once (numpy).
+
+    Attributes:
+        sender, receiver: atom indices, shape ``(P,)``.
+        shift: periodic image of the receiver in units of cell vectors, shape ``(P, 3)``.
+        cutoff: distance, A, within which every pair is listed.
+    """
+
+    sender: np.ndarray
+    receiver: np.ndarray
+    shift: np.ndarray
+    cutoff: float
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.sender)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One molecule or crystal (numpy, float64).
+
+    Attributes:
+        numbers: atomic numbers, shape ``(n,)``.
+        positions: A, shape ``(n, 3)``.
+        cell: lattice vectors as rows, A, shape ``(3, 3)``; zero rows along open directions.
+        pbc: periodic directions, shape ``(3,)``.
+        total_charge: e, or ``None`` where it is not known.
+        spin: multiplicity 2S+1, or ``None`` where it is not known.
+        electric_field: V/A, shape ``(3,)``, or ``None``.
+        external_potential: potential applied to every atom, V, shape ``(n,)``, or ``None``.
+        pairs: neighbour lists by consumer (``backbone``, ``charge``).
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    total_charge: float | None = None
+    spin: float | None = None
+    electric_field: np.ndarray | None = None
+    external_potential: np.ndarray | None = None
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Count the atoms."""
+        return len(self.numbers)
+
+    @classmethod
+    def from_atoms(cls, atoms: Any, **given: Any) -> Structure:
+        """Take the geometry of an ``ase.Atoms``; charge, spin and fields come as keywords."""
+        pbc = np.asarray(atoms.pbc, dtype=bool)
+        cell = np.array(atoms.cell.array, dtype=np.float64)
+        return cls(
+            numbers=np.asarray(atoms.numbers, dtype=np.int64),
+            positions=np.array(atoms.positions, dtype=np.float64),
+            cell=cell,
+            pbc=pbc,
+            **given,
+        )
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Neighbour pairs of a batch within ``cutoff``, each pair once (torch).
+
+    Attributes:
+        sender, receiver: atom indices in the batch, int64, shape ``(P,)``.
+        shift: periodic image of the receiver in units of cell vectors, float64, ``(P, 3)``.
+        cutoff: A.
+    """
+
+    sender: Tensor
+    receiver: Tensor
+    shift: Tensor
+    cutoff: float
+
+    def both_directions(self) -> Edges:
+        """List every pair twice, once from each end: E = 2P directed edges."""
+        return Edges(
+            torch.cat([self.sender, self.receiver]),
+            torch.cat([self.receiver, self.sender]),
+            torch.cat([self.shift, -self.shift]),
+            self.cutoff,
+        )
+
+
+@dataclass(frozen=True)
+class Structures:
+    """A batch of B structures with N atoms in all, as flat tensors.
+
+    Attributes:
+        numbers: atomic numbers, int64, shape ``(N,)``.
+        positions: A, float64, shape ``(N, 3)``.
+        batch: index of the structure that each atom belongs to, sorted, int64, ``(N,)``.
+        cell: rows, A, float64, shape ``(B, 3, 3)``; zero along open directions.
+        pbc: bool, shape ``(B, 3)``.
+        total_charge: e, float64, shape ``(B,)``.
+        spin: multiplicity 2S+1, float64, shape ``(B,)``.
+        electric_field: V/A, float64, shape ``(B, 3)``.
+        external_potential: V, float64, shape ``(N,)``, or ``None`` where none is applied.
+        edges: neighbour pairs by consumer (``backbone``, ``charge``).
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    batch: Tensor
+    cell: Tensor
+    pbc: Tensor
+    total_charge: Tensor
+    spin: Tensor
+    electric_field: Tensor
+    external_potential: Tensor | None = None
+    edges: Mapping[str, Edges] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Count the structures, B (known without asking the device)."""
+        return self.cell.shape[0]
+
+    @property
+    def n_atoms(self) -> int:
+        """Count the atoms, N."""
+        return self.positions.shape[0]
+
+    def sum_over_atoms(self, values: Tensor) -> Tensor:
+        """Add up a quantity per atom, ``(N, ...)``, into one per structure, ``(B, ...)``."""
+        total = values.new_zeros((len(self), *values.shape[1:]))
+        return total.index_add(0, self.batch, values)
+
+    def atom_counts(self) -> Tensor:
+        """Atoms of each structure, float64, shape ``(B,)``."""
+        return self.sum_over_atoms(torch.ones_like(self.positions[:, 0]))
+
+    def edge_vectors(self, consumer: str) -> Tensor:
+        """Vectors from sender to receiver of one consumer's pairs, A, shape ``(P, 3)``."""
+        edges = self.edges[consumer]
+        cell = self.cell.index_select(0, self.batch.index_select(0, edges.sender))
+        image = torch.einsum("pa,pab->pb", edges.shift, cell)
+        ends = self.positions.index_select(0, edges.receiver)
+        return ends - self.positions.index_select(0, edges.sender) + image
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Structures:
+        """Apply a function to every tensor."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = change(value)
+        values["edges"] = {
+            consumer: replace(
+                e, sender=change(e.sender), receiver=change(e.receiver), shift=change(e.shift)
+            )
+            for consumer, e in self.edges.items()
+        }
+        return Structures(**values)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Structures:
+        """Move every tensor to a device."""
+        return self.map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Structures:
+        """Copy into page-locked memory, for transfers to a GPU that do not wait."""
+        return self.map(lambda t: t.pin_memory())
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a potential says of a batch; ``None`` where the model or the question has no answer.
+
+    Attributes:
+        energy: total, references included, eV, float64, shape ``(B,)``.
+        forces: -dE/dr, eV/A, float64, shape ``(N, 3)``.
+        stress: (1/V) dE/dstrain, eV/A^3, float64, ``(B, 3, 3)``; NaN for structures of the
+            batch that are not periodic in all directions, ``None`` if none is.
+        charges: e, float64, shape ``(N,)``.
+        dipole: about the centre of mass, e A, float64, shape ``(B, 3)``; NaN for structures
+            with a periodic direction, where it is not defined.
+        chemical_potential: +dE/dQ of the charge equilibration, eV/e, shape ``(B,)``.
+        electrostatic_potential: at every atom, V, shape ``(N,)``.
+        electronegativity, hardness: of every atom, eV/e and eV/e^2, shape ``(N,)``.
+        atomic_energies: eV, shape ``(N,)``; the network's share, without references.
+    """
+
+    energy: Tensor
+    forces: Tensor | None = None
+    stress: Tensor | None = None
+    charges: Tensor | None = None
+    dipole: Tensor | None = None
+    chemical_potential: Tensor | None = None
+    electrostatic_potential: Tensor | None = None
+    electronegativity: Tensor | None = None
+    hardness: Tensor | None = None
+    atomic_energies: Tensor | None = None
+
+    def detach(self) -> Prediction:
+        """Cut every tensor off the autograd graph."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {k: None if v is None else v.detach() for k, v in values.items()}
+        return Prediction(**values)
+
+
+def collate(structures: Sequence[Structure]) -> Structures:
+    """Join structures into one batch.
+
+    Args:
+        structures: each with its total charge set and the same consumers in ``pairs``.
+
+    Raises:
+        ValueError: a total charge is missing, or neighbour lists differ in their consumers.
+    """
+    unknown = [i for i, s in enumerate(structures) if s.total_charge is None]
+    if unknown:
+        raise ValueError(
+            f"structures {unknown[:5]} have no total charge; state it, or choose a policy "
+            "(data.total_charge = zero | sum_of_charges)"
+        )
+    sizes = np.fromiter((len(s) for s in structures), dtype=np.int64, count=len(structures))
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    consumers = list(structures[0].pairs) if structures else []
+    if any(list(s.pairs) != consumers for s in structures):
+        raise ValueError("structures of a batch need neighbour lists for the same consumers")
+
+    def flat(parts: list[np.ndarray], shape: tuple[int, ...], dtype: type) -> Tensor:
+        joined = np.concatenate(parts) if parts else np.zeros(shape)
+        return torch.from_numpy(np.ascontiguousarray(joined, dtype=dtype))
+
+    def per_structure(values: list[Any], shape: tuple[int, ...], dtype: type) -> Tensor:
+        array: np.ndarray = np.array(values, dtype=dtype)
+        return torch.from_numpy(array.reshape(len(structures), *shape))
+
+    edges = {}
+    for name in consumers:
+        lists = [s.pairs[name] for s in structures]
+        edges[name] = Edges(
+            flat([p.sender + o for p, o in zip(lists, offsets, strict=False)], (0,), np.int64),
+            flat(
+                [p.receiver + o for p, o in zip(lists, offsets, strict=False)], (0,), np.int64
+            ),
+            flat([p.shift for p in lists], (0, 3), np.float64),
+            cutoff=min(p.cutoff for p in lists),
+        )
+    external = None
+    if any(s.external_potential is not None for s in structures):
+        applied = [s.external_potential for s in structures]
+        zeros = [np.zeros(n) for n in sizes]
+        external = flat(
+            [z if a is None else a for a, z in zip(applied, zeros, strict=True)],
+            (0,),
+            np.float64,
+        )
+    none = np.zeros(3)
+    fields_ = [none if s.electric_field is None else s.electric_field for s in structures]
+    return Structures(
+        numbers=flat([s.numbers for s in structures], (0,), np.int64),
+        positions=flat([s.positions for s in structures], (0, 3), np.float64),
+        batch=torch.from_numpy(np.repeat(np.arange(len(structures)), sizes)),
+        cell=per_structure([s.cell for s in structures], (3, 3), np.float64),
+        pbc=per_structure([s.pbc for s in structures], (3,), np.bool_),
+        total_charge=per_structure([s.total_charge for s in structures], (), np.float64),
+        spin=per_structure([s.spin or 1.0 for s in structures], (), np.float64),
+        electric_field=per_structure(fields_, (3,), np.float64),
+        external_potential=external,
+        edges=edges,
+    )

@@ -1,0 +1,45 @@
+"""TensorNet in nine components."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qeqtrain.nn.tensornet import Anticommutator, direction_components, matrix_basis
+from tests.nn import oracle
+from tests.systems import batch_of, one_atom_cell, slab, small_qet, triclinic, water, wire
+
+
+def test_the_nine_matrices_are_orthonormal_and_of_their_kind() -> None:
+    basis = matrix_basis()
+    torch.testing.assert_close(torch.einsum("aij,bij->ab", basis, basis), torch.eye(9).double())
+    torch.testing.assert_close(basis[1:4], -basis[1:4].mT)
+    torch.testing.assert_close(basis[4:], basis[4:].mT)
+    assert basis[4:].diagonal(dim1=1, dim2=2).sum(-1).abs().max() < 1e-15
+
+
+def test_direction_components_are_those_of_the_three_matrices() -> None:
+    u = torch.tensor([0.6, -0.48, 0.64], dtype=torch.float64)
+    identity = torch.eye(3, dtype=torch.float64)
+    whole = identity + oracle.cross(u) + torch.outer(u, u) - identity / 3
+    expected = torch.einsum("kij,ij->k", matrix_basis(), whole)
+    torch.testing.assert_close(direction_components(u[None])[0], expected)
+
+
+def test_anticommutator_on_components_is_that_of_the_matrices() -> None:
+    a, b = torch.randn(2, 4, 9, 3, dtype=torch.float64)
+    basis = matrix_basis()
+    A, B = (torch.einsum("nkc,kij->ncij", x, basis) for x in (a, b))
+    expected = torch.einsum("ncij,kij->nkc", A @ B + B @ A, basis)
+    torch.testing.assert_close(Anticommutator()(a, b), expected)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("system", [triclinic, water, slab, wire, one_atom_cell])
+def test_fast_model_equals_the_slow_one(system, legacy: bool) -> None:
+    potential = small_qet(convention="legacy" if legacy else "corrected")
+    batch = batch_of([system()], potential)
+    found = potential(batch)
+    energy, charges = oracle.energy(potential, batch, legacy=legacy)
+    torch.testing.assert_close(found.energy[0], energy.detach(), rtol=0, atol=1e-11)
+    torch.testing.assert_close(found.charges, charges.detach(), rtol=0, atol=1e-12)

@@ -1,0 +1,122 @@
+"""The calculator in ASE."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.calculators.test import calculate_numerical_forces
+from ase.eos import calculate_eos
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+
+from qeqtrain import QeqCalculator
+from qeqtrain.errors import UserMistake
+from tests.systems import one_atom_cell, slab, small_qet, triclinic, water
+
+
+@pytest.fixture
+def calculator() -> QeqCalculator:
+    return QeqCalculator(small_qet())
+
+
+def test_all_properties_are_there_for_a_molecule(calculator: QeqCalculator) -> None:
+    atoms = water()
+    atoms.calc = calculator
+    assert atoms.get_potential_energy() == atoms.get_potential_energy(force_consistent=True)
+    assert atoms.get_forces().shape == (3, 3)
+    assert abs(atoms.get_charges().sum()) < 1e-12
+    assert atoms.get_dipole_moment().shape == (3,)
+
+
+def test_stress_is_voigt_and_of_ases_sign(calculator: QeqCalculator) -> None:
+    atoms = triclinic()
+    atoms.calc = calculator
+    found = atoms.get_stress()
+    from ase.calculators.fd import calculate_numerical_stress
+
+    expected = calculate_numerical_stress(atoms, eps=1e-5, voigt=True)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+
+
+def test_slabs_have_forces_and_no_stress(calculator: QeqCalculator) -> None:
+    atoms = slab()
+    atoms.calc = calculator
+    expected = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0], icarts=[2])
+    assert abs(atoms.get_forces()[0, 2] - expected.item()) < 1e-6
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+
+
+def test_total_charge_comes_from_the_argument_or_from_info_and_conflict_is_an_error() -> None:
+    atoms = water()
+    del atoms.info["charge"]
+    atoms.calc = QeqCalculator(small_qet(), total_charge=1.0)
+    assert abs(atoms.get_charges().sum() - 1.0) < 1e-12
+    atoms.info["charge"] = -1
+    with pytest.raises(UserMistake, match="contradicts"):
+        atoms.get_potential_energy()
+
+
+def test_a_charge_edited_in_info_is_seen(calculator: QeqCalculator) -> None:
+    atoms = water()
+    atoms.calc = calculator
+    neutral = atoms.get_potential_energy()
+    atoms.info["charge"] = 1.0
+    assert atoms.get_potential_energy() != neutral
+    assert abs(atoms.get_charges().sum() - 1.0) < 1e-12
+
+
+def test_a_model_of_several_charges_does_not_guess(calculator: QeqCalculator) -> None:
+    calculator.potential.conventions["charge_states"] = [-1.0, 0.0, 1.0]
+    atoms = water()
+    del atoms.info["charge"]
+    atoms.calc = calculator
+    with pytest.raises(UserMistake, match=r"total charges -1, \+0, \+1"):
+        atoms.get_potential_energy()
+
+
+def test_unknown_elements_are_an_error_that_lists_the_known(calculator: QeqCalculator) -> None:
+    atoms = Atoms("AuH", [[0, 0, 0], [0, 0, 1.5]], calculator=calculator)
+    with pytest.raises(
+        UserMistake, match="does not know Au; it was trained on H O Na Mg Cl Cu"
+    ):
+        atoms.get_potential_energy()
+
+
+def test_energy_is_conserved_in_dynamics(calculator: QeqCalculator) -> None:
+    atoms = water()
+    atoms.calc = calculator
+    BFGS(atoms, logfile=None).run(fmax=0.05, steps=60)
+    atoms.set_velocities(0.01 * np.random.default_rng(0).normal(size=(3, 3)))
+    dynamics = VelocityVerlet(atoms, 0.2 * units.fs)
+    energies = []
+    dynamics.attach(lambda: energies.append(atoms.get_total_energy()))
+    dynamics.run(40)
+    assert np.ptp(energies) < 1e-3
+    assert np.ptp(energies) > 0
+
+
+def test_an_equation_of_state_can_be_drawn(calculator: QeqCalculator) -> None:
+    atoms = one_atom_cell()
+    atoms.calc = calculator
+    eos = calculate_eos(atoms, npoints=5, eps=0.04)
+    assert len(eos.e) == 5
+    assert np.isfinite(eos.e).all()
+
+
+def test_loading_and_predicting_import_no_training_frameworks() -> None:
+    code = (
+        "import sys, qeqtrain, qeqtrain.testing; qeqtrain.load; qeqtrain.QeqCalculator; "
+        "heavy = ('hydra', 'omegaconf', 'pytorch_lightning', 'wandb'); "
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
