@@ -14,6 +14,7 @@ tensor kept for the backward pass. :func:`spread` is the same for the first tens
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,8 +25,8 @@ from torch.autograd import Function
 PARTS = (1, 3, 5)
 """Components of the trace, the antisymmetric and the traceless symmetric part of a matrix."""
 
-BLOCK = 1 << 15
-"""Numbers per component in a block on a CPU: about a megabyte with nine components."""
+BLOCK = 1 << 14
+"""Numbers per component in a block on a CPU: about half a megabyte with nine components."""
 
 
 def gather(x: Tensor, filters: Tensor, sender: Tensor, receiver: Tensor) -> Tensor:
@@ -67,10 +68,15 @@ def _blocks(pairs: int, like: Tensor) -> Iterator[slice]:
         yield slice(start, min(pairs, start + size))
 
 
+@functools.cache
+def _part_of_component(device: torch.device) -> Tensor:
+    """List the part that each of the nine components belongs to."""
+    return torch.arange(3, device=device).repeat_interleave(torch.tensor(PARTS, device=device))
+
+
 def _widen(x: Tensor) -> Tensor:
     """Repeat ``(K, 3, C)`` along its parts to ``(K, 9, C)``."""
-    ones = x.split(1, dim=1)
-    return torch.cat([one.expand(-1, n, -1) for one, n in zip(ones, PARTS, strict=True)], dim=1)
+    return x.index_select(1, _part_of_component(x.device))
 
 
 def _narrow(x: Tensor, out: Tensor) -> None:
@@ -88,7 +94,7 @@ class _Gather(Function):
         total = torch.zeros_like(x)
         for block in _blocks(len(s), x):
             wide, ends = _widen(f[block]), (s[block], r[block])
-            total.index_add_(0, ends[1], wide * x.index_select(0, ends[0]))
+            total.index_add_(0, ends[1], x.index_select(0, ends[0]).mul_(wide))
             total.index_add_(0, ends[0], wide.mul_(x.index_select(0, ends[1])))
         return total
 

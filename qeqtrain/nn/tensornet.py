@@ -106,21 +106,35 @@ class PartwiseLinear(nn.Module):
         return torch.cat([p @ w.T for p, w in zip(parts(x), self.weight, strict=True)], dim=-2)
 
 
-class Anticommutator(nn.Module):
-    """{a, b} = ab + ba for every atom and channel, on components."""
+class MatrixProducts(nn.Module):
+    """Products of the matrices of every atom and channel, on their components."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("basis", matrix_basis().reshape(9, 9), persistent=False)
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Multiply ``(N, 9, C)`` by ``(N, 9, C)``."""
-        basis = self.basis.to(a.dtype)
-        shape = (a.shape[0], 3, 3, a.shape[2])
-        a, b = (basis.T @ a).reshape(shape), (basis.T @ b).reshape(shape)
-        ab = (a[:, :, :, None] * b[:, None]).sum(dim=2)
-        ba = (b[:, :, :, None] * a[:, None]).sum(dim=2)
-        return basis @ (ab + ba).flatten(1, 2)
+    def anticommutator(self, a: Tensor, b: Tensor) -> Tensor:
+        """Work out {a, b} = ab + ba, shape ``(N, 9, C)``."""
+        a, b = self._matrix(a), self._matrix(b)
+        return self._components(self._product(a, b) + self._product(b, a))
+
+    def square(self, a: Tensor) -> Tensor:
+        """Multiply ``(N, 9, C)`` by itself: half of {a, a}."""
+        a = self._matrix(a)
+        return self._components(self._product(a, a))
+
+    @staticmethod
+    def _product(a: Tensor, b: Tensor) -> Tensor:
+        """Multiply matrices, ``(N, 3, 3, C)``."""
+        return (a[:, :, :, None] * b[:, None]).sum(dim=2)
+
+    def _matrix(self, components: Tensor) -> Tensor:
+        """Write out the matrices, ``(N, 3, 3, C)``."""
+        return (self.basis.to(components.dtype).T @ components).unflatten(1, (3, 3))
+
+    def _components(self, matrix: Tensor) -> Tensor:
+        """Write ``(N, 3, 3, C)`` in the basis."""
+        return self.basis.to(matrix.dtype) @ matrix.flatten(1, 2)
 
 
 def gather_neighbors(x: Tensor, filters: Tensor, edges: Edges) -> Tensor:
@@ -227,7 +241,7 @@ class Interaction(nn.Module):
         xavier = (3.0 / channels) ** 0.5
         self.before = PartwiseLinear(channels, bound=xavier)
         self.after = PartwiseLinear(channels, bound=xavier)
-        self.anticommutator = Anticommutator()
+        self.products = MatrixProducts()
 
     def forward(self, x: Tensor, radial: Tensor, envelope: Tensor, edges: Edges) -> Tensor:
         """Update ``(N, 9, C)``; other shapes as in :class:`Embedding`."""
@@ -235,8 +249,8 @@ class Interaction(nn.Module):
         x = normalized(x)
         y = self.before(x)
         m = self.message(y, filters, edges)
-        d = self.after(normalized(self.anticommutator(m, y)))
-        return x + d + 0.5 * self.anticommutator(d, d)
+        d = self.after(normalized(self.products.anticommutator(m, y)))
+        return x + d + self.products.square(d)
 
 
 class TensorNet(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qeqtrain.nn.tensornet import Anticommutator, direction_components, matrix_basis
+from qeqtrain.nn.tensornet import MatrixProducts, direction_components, matrix_basis
 from tests.nn import oracle
 from tests.systems import batch_of, one_atom_cell, slab, small_qet, triclinic, water, wire
 
@@ -31,7 +31,9 @@ def test_anticommutator_on_components_is_that_of_the_matrices() -> None:
     basis = matrix_basis()
     A, B = (torch.einsum("nkc,kij->ncij", x, basis) for x in (a, b))
     expected = torch.einsum("ncij,kij->nkc", A @ B + B @ A, basis)
-    torch.testing.assert_close(Anticommutator()(a, b), expected)
+    products = MatrixProducts()
+    torch.testing.assert_close(products.anticommutator(a, b), expected)
+    torch.testing.assert_close(products.square(a), 0.5 * products.anticommutator(a, a))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
