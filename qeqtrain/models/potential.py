@@ -185,10 +185,17 @@ class Potential(nn.Module):
             ready.append(with_pairs(structure, self.cutoffs))
         batch = collate(ready)
         self.refuse_unknown_elements(batch.numbers)
+        untrained = self.untrained_elements(batch.numbers)
+        if untrained:
+            warnings.warn(
+                f"{', '.join(untrained)}: listed by the model but absent from its training "
+                "data; do not trust these numbers",
+                stacklevel=3,
+            )
         return batch
 
     def refuse_unknown_elements(self, numbers: Tensor) -> None:
-        """Raise for elements outside the model, warn for those it never saw in training.
+        """Raise for elements outside the model.
 
         Args:
             numbers: atomic numbers, on the CPU, shape ``(N,)``.
@@ -196,20 +203,17 @@ class Potential(nn.Module):
         Raises:
             UserMistake: naming the elements and those the model knows.
         """
-        met = {int(z) for z in numbers.unique()}
-        unknown = sorted(met - set(self.elements))
+        unknown = sorted({int(z) for z in numbers.unique()} - set(self.elements))
         if unknown:
             known = " ".join(chemical_symbols[z] for z in self.elements)
             names = ", ".join(chemical_symbols[z] if z > 0 else "X" for z in unknown)
             raise UserMistake(f"the model does not know {names}; it was trained on {known}")
-        untrained = met & set(self.conventions.get("untrained_elements", ()))
-        if untrained:
-            names = ", ".join(chemical_symbols[z] for z in sorted(untrained))
-            warnings.warn(
-                f"{names}: listed by the model but absent from its training data; "
-                "do not trust these numbers",
-                stacklevel=2,
-            )
+
+    def untrained_elements(self, numbers: Tensor) -> list[str]:
+        """Name the elements met that the model lists but never saw in training."""
+        met = {int(z) for z in numbers.unique()}
+        listed = sorted(met & set(self.conventions.get("untrained_elements", ())))
+        return [chemical_symbols[z] for z in listed]
 
     def header(self) -> dict[str, Any]:
         """Everything but the weights, in plain values, for :func:`build_potential`."""
@@ -235,7 +239,8 @@ class Potential(nn.Module):
         if stated is not None:
             return stated
         states = self.conventions.get("charge_states", [0.0])
-        if self.has_charges and any(q != 0.0 for q in states):
+        silent = self.conventions.get("total_charge") == "zero"  # absent means neutral
+        if not silent and any(q != 0.0 for q in states):
             seen = ", ".join(f"{q:+g}" for q in states)
             raise UserMistake(
                 f"the model was trained on total charges {seen} and the structure "

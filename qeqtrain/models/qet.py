@@ -94,7 +94,7 @@ def read_matgl(
         )
     if not args["is_hardness_envs"]:
         raise UserMistake(
-            f"{folder}: has one hardness per species; only environment-dependent hardness is read"
+            f"{folder}: has one hardness per species; only hardness by environment is read"
         )
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     elements = [atomic_numbers[s] for s in args["element_types"]]

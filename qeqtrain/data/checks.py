@@ -1,0 +1,53 @@
+"""Checks of a geometry that no training should start with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qeqtrain.neighbors import completed_cell
+from qeqtrain.structures import Structure
+
+CLOSEST = 0.1  # A; nuclei nearer than this are a reader's or a writer's error
+
+
+def closest_distance(positions: np.ndarray) -> float:
+    """Smallest distance between two atoms, images left aside, A; infinite for one atom."""
+    n = len(positions)
+    if n < 2:
+        return np.inf
+    if n > 64:
+        from scipy.spatial import cKDTree
+
+        distances, _ = cKDTree(positions).query(positions, k=2)
+        return float(distances[:, 1].min())
+    squares = ((positions[:, None] - positions[None]) ** 2).sum(-1)
+    squares[np.arange(n), np.arange(n)] = np.inf
+    return float(np.sqrt(squares.min()))
+
+
+def geometry_mistakes(structure: Structure) -> list[str]:
+    """Say what is wrong with a geometry, in words; nothing if it is sound."""
+    if len(structure) == 0:
+        return ["there are no atoms; remove the frame"]
+    problems = []
+    numbers = structure.numbers
+    if numbers.min() < 1 or numbers.max() > 118:
+        bad = sorted({int(z) for z in numbers if not 1 <= z <= 118})
+        problems.append(f"atomic numbers {bad} are no elements; expected 1 to 118")
+    if not np.isfinite(structure.positions).all():
+        problems.append("positions are not numbers (NaN or infinite); remove the frame")
+    elif (near := closest_distance(structure.positions)) < CLOSEST:
+        problems.append(
+            f"two atoms are {near:.3g} A apart, nearer than {CLOSEST} A; check the units "
+            "(positions in A) and the frame"
+        )
+    if not np.isfinite(structure.cell).all():
+        problems.append("the cell is not finite; remove the frame")
+    elif structure.pbc.any():
+        try:
+            completed_cell(structure.cell, structure.pbc)
+        except ValueError as error:
+            problems.append(f"periodic, but {error}")
+    if structure.electric_field is not None and not np.isfinite(structure.electric_field).all():
+        problems.append("electric_field is not a number; expected three, in V/A")
+    return problems

@@ -1,0 +1,106 @@
+"""What data must have before a run starts, said in the words of the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qeqtrain.data.labels import LABELS, UNDECIDED, plural
+from qeqtrain.data.sources import Source
+from qeqtrain.data.splits import families
+from qeqtrain.errors import UserMistake
+
+# A net charge per atom beyond this, on average, is no net charge: electron counts begin at 1.
+_COUNT_LIKE = 0.5  # e
+
+
+def label_problems(source: Source, frames: np.ndarray, asked: Sequence[str]) -> list[str]:
+    """Labels that the loss asks for and no frame has."""
+    problems = []
+    available = [n for n in LABELS if n in source.present and source.present[n][frames].any()]
+    for name in asked:
+        if name in available:
+            continue
+        stem = name.rstrip("s")
+        likely = [k for k in UNDECIDED.get(name, ((), ""))[0] if k in source.unused]
+        likely += [k for k in source.unused if stem in k.lower()]
+        remedy = f"set loss.{name}=0"
+        if likely:
+            key = likely[0]
+            remedy += f", or name the key that holds them: data.aliases.{name}={key}"
+        problems.append(
+            f"the loss asks for {name}, but no frame of {source.name} has "
+            f"{'it' if name in {'energy', 'stress', 'dipole'} else 'them'} "
+            f"(labels there: {', '.join(available) or 'none'}); {remedy}"
+            + (f" (keys not used: {', '.join(source.unused)})" if source.unused else "")
+        )
+    return problems
+
+
+def charge_problems(source: Source) -> list[str]:
+    """Total charges that are not known, and charges that are no net charges."""
+    problems = []
+    unknown = np.flatnonzero(np.isnan(source.total_charges))
+    if len(unknown):
+        problems.append(
+            f"{source.name}: {plural(len(unknown), 'frame')} of {len(source):,} state no total "
+            f"charge (first: {source.source_ids[unknown[0]]}); write charge=... in the comment "
+            "line, or say what it means with data.total_charge=zero | sum_of_charges"
+        )
+    excess = charge_residuals(source)
+    if len(excess):
+        per_atom = float(np.median(np.abs(excess)) / np.mean(source.sizes))
+        if per_atom > _COUNT_LIKE:
+            problems.append(
+                f"{source.name}: charges exceed the total charge by {per_atom:.2f} e per atom: "
+                "these look like electron counts, not net charges; name another key with "
+                "data.aliases.charges=..., or leave them out with data.aliases.charges=null"
+            )
+    return problems
+
+
+def charge_residuals(source: Source) -> np.ndarray:
+    """Sum of the charges less the total charge, e, for frames that have both."""
+    if "charges" not in source.present:
+        return np.zeros(0)
+    sums = np.add.reduceat(source.column("charges"), source.offsets[:-1])
+    known = source.present["charges"] & ~np.isnan(source.total_charges)
+    return (sums - source.total_charges)[known]
+
+
+def leaks(parts: Mapping[str, tuple[Source, np.ndarray]]) -> list[str]:
+    """Geometries or groups that stand in two splits, as notes."""
+    groups: list[str] = []
+    geometries: list[np.ndarray] = []
+    owner: list[np.ndarray] = []
+    for code, (source, frames) in enumerate(parts.values()):
+        groups += [source.groups[i] for i in frames]
+        geometries.append(source.geometries[frames])
+        owner.append(np.full(len(frames), code))
+    if not groups:
+        return []
+    owners = np.concatenate(owner)
+    family = families(groups, np.concatenate(geometries))
+    names = list(parts)
+    notes = []
+    for code in range(1, len(names)):
+        shared = np.intersect1d(family[owners == 0], family[owners == code])
+        if len(shared):
+            count = int(np.isin(family[owners == code], shared).sum())
+            notes.append(
+                f"{plural(count, 'frame')} of {names[code]} share a material or a geometry "
+                f"with {names[0]} ({groups[int(shared[0])]}); their errors flatter"
+            )
+    return notes
+
+
+def require(source: Source, labels: Sequence[str] = ()) -> None:
+    """Make sure that a source can be evaluated: total charges known, labels there.
+
+    Raises:
+        UserMistake: all that is missing.
+    """
+    problems = label_problems(source, np.arange(len(source)), labels) + charge_problems(source)
+    if problems:
+        raise UserMistake(*problems)

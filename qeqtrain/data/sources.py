@@ -1,0 +1,358 @@
+"""Sources: anything frames can be read from, behind one face.
+
+:func:`open_source` looks at a path and finds the reader. What is not a store is parsed into the
+same flat arrays that a store holds, so that everything after this point knows one layout.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from qeqtrain.data import store
+from qeqtrain.data.columns import (
+    BY_GEOMETRY,
+    PER_FRAME,
+    columns_of,
+    decode_texts,
+    digest,
+    fingerprint,
+    frame_at,
+)
+from qeqtrain.data.frames import (
+    Frame,
+    assumed_charge,
+    convert_frames,
+    refuse,
+    unique_ids,
+)
+from qeqtrain.data.keys import choose_keys
+from qeqtrain.data.labels import LABELS, Conventions
+from qeqtrain.data.reading import expand, missing, read_raw, short_name
+from qeqtrain.errors import UserMistake
+from qeqtrain.neighbors import find_pairs
+from qeqtrain.structures import Pairs
+
+
+def _is_per_frame(column: str) -> bool:
+    return column in PER_FRAME or column.startswith("present/")
+
+
+class Source:
+    """Frames of one file (or of several, one after the other), with what is known of them.
+
+    Attributes:
+        name: short name, for messages.
+        path: of the file, if it is one.
+        conventions: under which it is read.
+        sizes: atoms of each frame, int64, shape ``(n_frames,)``.
+        offsets: first atom of each frame, and the end, shape ``(n_frames + 1,)``.
+        present: by label, which frames carry it, bool, shape ``(n_frames,)``.
+        total_charges, spins: of each frame, NaN where unknown, shape ``(n_frames,)``.
+        geometries: number of each geometry, equal for equal ones, uint64, ``(n_frames,)``.
+        source_ids: unique name of each frame.
+        groups: what a split must not tear apart.
+        elements: atomic numbers that occur.
+        fingerprint: of the content.
+        kept_in_memory: whether frames are views of arrays in memory.
+        notes: what was left out on reading, and other things worth knowing.
+        unused: keys of the file that no label was taken from.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray],
+        *,
+        name: str,
+        conventions: Conventions,
+        fingerprint: str,
+        elements: set[int],
+        notes: Sequence[str] = (),
+        path: Path | None = None,
+        pairs_cutoff: float | None = None,
+        unused: Sequence[str] = (),
+    ) -> None:
+        """Take columns and read what is kept of every frame."""
+        self.kept_in_memory = isinstance(columns, dict)
+        if not self.kept_in_memory:
+            # What is one value per frame is looked up all the time; it stays in memory.
+            kept = {n: columns[n][()] for n in columns if _is_per_frame(n)}
+            columns = ChainMap(kept, columns)  # type: ignore[arg-type]  # never written to
+        self._columns = columns
+        self.name, self.path, self.conventions = name, path, conventions
+        self.fingerprint, self.elements = fingerprint, elements
+        self.notes, self.unused = list(notes), tuple(unused)
+        self.pairs_cutoff = pairs_cutoff
+        self.sizes = np.asarray(columns["sizes"][()], dtype=np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
+        self.present = {
+            label: np.asarray(columns[f"present/{label}"][()], dtype=bool)
+            for label in LABELS
+            if f"present/{label}" in columns
+        }
+        self.total_charges = np.array(columns["total_charge"][()], dtype=np.float64)
+        self.spins = np.array(columns["spin"][()], dtype=np.float64)
+        self.geometries = np.asarray(columns["geometry"][()])
+        self.periodic = np.asarray(columns["pbc"][()], dtype=bool)
+        ids, groups = (
+            decode_texts(columns[f"{k}/characters"][()], columns[f"{k}/lengths"][()])
+            for k in ("source_id", "group")
+        )
+        self.source_ids = unique_ids(ids)
+        self.groups = [
+            g or f"{BY_GEOMETRY}{int(h):016x}"
+            for g, h in zip(groups, self.geometries, strict=True)
+        ]
+        if pairs_cutoff is not None:
+            counts = columns["pairs/counts"][()]
+            self._pair_offsets = np.concatenate([[0], np.cumsum(counts)])
+        self._apply_conventions()
+
+    def _apply_conventions(self) -> None:
+        """Fill in total charges that a stored frame lacks, as the policy has it."""
+        problems: list[str] = []
+        if self.conventions.total_charge != "error":
+            for i in np.flatnonzero(np.isnan(self.total_charges)).tolist():
+                wrong: list[str] = []
+                charge = assumed_charge(self._labels(i), self.conventions, wrong)
+                problems += [f"{self.source_ids[i]}: {text}" for text in wrong]
+                self.total_charges[i] = np.nan if charge is None else charge
+        refuse(problems, self.name)
+
+    def __len__(self) -> int:
+        """Count the frames."""
+        return len(self.sizes)
+
+    def _frame(self, i: int) -> Frame:
+        start, stop = int(self.offsets[i]), int(self.offsets[i + 1])
+        try:
+            return frame_at(self._columns, i, start, stop, self.source_ids[i], self.groups[i])
+        except OSError as error:
+            raise UserMistake(
+                f"{self.path}: frame {i} cannot be read ({str(error).splitlines()[0][:120]}); "
+                "the file is damaged: copy it again from its origin"
+            ) from None
+
+    def _labels(self, i: int) -> dict[str, np.ndarray]:
+        return self._frame(i).labels
+
+    def __getitem__(self, i: int) -> Frame:
+        """Read one frame."""
+        i = range(len(self))[int(i)]
+        frame = self._frame(i)
+        charge = self.total_charges[i]
+        if frame.structure.total_charge is None and charge == charge:
+            structure = replace(frame.structure, total_charge=float(charge))
+            frame = replace(frame, structure=structure)
+        return frame
+
+    def column(self, label: str) -> np.ndarray:
+        """All values of a label: per frame ``(n_frames, ...)`` or per atom ``(N, ...)``.
+
+        Absent ones are zero; see ``present``.
+        """
+        return self._columns[f"labels/{label}"][()]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Atomic numbers of all atoms, shape ``(N,)``."""
+        return self._columns["numbers"][()]
+
+    def pairs(self, i: int, cutoff: float, frame: Frame | None = None) -> Pairs:
+        """Neighbour list of frame ``i``: the stored one if it reaches far enough, or a new one.
+
+        Args:
+            i: index of the frame.
+            cutoff: A.
+            frame: the frame, if it has been read.
+        """
+        frame = self[i] if frame is None else frame
+        if self.pairs_cutoff is None or self.pairs_cutoff < cutoff:
+            found = find_pairs(frame.structure, cutoff)
+            self._refuse_collisions(i, frame, found)
+            return found
+        known = store.stored_pairs(self._columns, self._pair_offsets, i, cutoff)
+        if self.pairs_cutoff == cutoff:
+            return known
+        near = pair_distances(frame, known) <= cutoff
+        return Pairs(known.sender[near], known.receiver[near], known.shift[near], cutoff)
+
+    def _refuse_collisions(self, i: int, frame: Frame, pairs: Pairs) -> None:
+        # Images are not looked at when a file is read; here their distances cost little.
+        if len(pairs) and frame.structure.pbc.any():
+            nearest = float(pair_distances(frame, pairs).min())
+            if nearest < 0.1:
+                raise UserMistake(
+                    f"{self.name}, frame {i} ({self.source_ids[i]}): two atoms are "
+                    f"{nearest:.3g} A apart through a cell boundary; remove the frame"
+                )
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Short name of the file that each frame comes from."""
+        return [self.name] * len(self)
+
+
+def pair_distances(frame: Frame, pairs: Pairs) -> np.ndarray:
+    """Distances of a neighbour list, A, shape ``(P,)``."""
+    s = frame.structure
+    vectors = s.positions[pairs.receiver] - s.positions[pairs.sender]
+    vectors = vectors + pairs.shift.astype(np.float64) @ s.cell
+    return np.sqrt((vectors**2).sum(-1))
+
+
+class Joined(Source):
+    """Several sources, one after the other."""
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        """Join what is known of the parts; frames stay where they are."""
+        self.parts = list(parts)
+        self.name = " + ".join(p.name for p in parts)
+        self.path = None
+        self.conventions = parts[0].conventions
+        self.sizes = np.concatenate([p.sizes for p in parts])
+        self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
+        self.starts = np.concatenate([[0], np.cumsum([len(p) for p in parts])])
+        self.present = {
+            label: np.concatenate(
+                [p.present.get(label, np.zeros(len(p), dtype=bool)) for p in parts]
+            )
+            for label in LABELS
+            if any(label in p.present for p in parts)
+        }
+        self.total_charges = np.concatenate([p.total_charges for p in parts])
+        self.spins = np.concatenate([p.spins for p in parts])
+        self.geometries = np.concatenate([p.geometries for p in parts])
+        self.periodic = np.concatenate([p.periodic for p in parts])
+        self.source_ids = unique_ids(i for p in parts for i in p.source_ids)
+        self.groups = [g for p in parts for g in p.groups]
+        self.elements = set().union(*(p.elements for p in parts))
+        state = blake2b("".join(p.fingerprint for p in parts).encode(), digest_size=16)
+        self.fingerprint = state.hexdigest()
+        self.notes = [n for p in parts for n in p.notes]
+        self.unused = tuple(dict.fromkeys(k for p in parts for k in p.unused))
+        self.pairs_cutoff = None
+        self.kept_in_memory = all(p.kept_in_memory for p in parts)
+
+    def _find(self, i: int) -> tuple[Source, int]:
+        i = range(len(self))[int(i)]
+        part = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return self.parts[part], i - int(self.starts[part])
+
+    def __getitem__(self, i: int) -> Frame:
+        """Read one frame."""
+        part, local = self._find(i)
+        frame = part[local]
+        return replace(frame, source_id=self.source_ids[i])
+
+    def column(self, label: str) -> np.ndarray:
+        """All values of a label, part after part; zero where absent."""
+        kind = LABELS[label]
+        return np.concatenate(
+            [
+                p.column(label)
+                if label in p.present
+                else np.zeros((int(p.sizes.sum()) if kind.per_atom else len(p), *kind.shape))
+                for p in self.parts
+            ]
+        )
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Atomic numbers of all atoms, shape ``(N,)``."""
+        return np.concatenate([p.numbers for p in self.parts])
+
+    def pairs(self, i: int, cutoff: float, frame: Frame | None = None) -> Pairs:
+        """Neighbour list of frame ``i``, from the part that holds it."""
+        part, local = self._find(i)
+        return part.pairs(local, cutoff, frame)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Short name of the file that each frame comes from."""
+        return [name for p in self.parts for name in p.files]
+
+
+def source_from_frames(
+    frames: Sequence[Frame], name: str = "frames", conventions: Conventions | None = None
+) -> Source:
+    """Make a source of frames in memory."""
+    columns = columns_of(frames)
+    return Source(
+        columns,
+        name=name,
+        conventions=conventions or Conventions(),
+        fingerprint=fingerprint({k: digest(v) for k, v in columns.items()}),
+        elements={int(z) for z in np.unique(columns["numbers"])},
+    )
+
+
+def _open_store(path: Path, conventions: Conventions) -> Source:
+    columns, header = store.open_store(path)
+    unwanted = [label for label, key in conventions.aliases.items() if key is None]
+    columns = store.without(columns, unwanted)
+    merged = replace(
+        conventions, dipole_origin="center_of_mass", aliases=header.conventions.aliases
+    )
+    return Source(
+        columns,
+        name=short_name(path),
+        path=path,
+        conventions=merged,
+        fingerprint=header.fingerprint,
+        elements=header.elements,
+        notes=header.notes,
+        pairs_cutoff=header.pairs_cutoff,
+    )
+
+
+def _open_file(path: Path, conventions: Conventions) -> Source:
+    if not path.exists():
+        raise missing(path)
+    if store.is_store(path):
+        return _open_store(path, conventions)
+    raws = read_raw(path)
+    name = short_name(path)
+    if not raws:
+        raise UserMistake(f"{path} holds no frames")
+    frames, notes = convert_frames(raws, conventions, name)
+    source = source_from_frames(frames, name, conventions)
+    source.path, source.notes = path, notes
+    source.unused = choose_keys(raws, conventions, name).unused
+    return source
+
+
+def open_source(
+    path: str | Path | Sequence[str | Path], conventions: Conventions | None = None
+) -> Source:
+    """Open data files as one source.
+
+    Args:
+        path: a file, a pattern, a folder of stores, or several of these.
+        conventions: what the user says of them.
+
+    Raises:
+        UserMistake: all mistakes of all files together.
+    """
+    conventions = conventions or Conventions()
+    given = [path] if isinstance(path, str | Path) else list(path)
+    parts: list[Source] = []
+    problems: list[str] = []
+    for item in given:
+        try:
+            parts += [_open_file(file, conventions) for file in expand(item)]
+        except UserMistake as mistake:
+            problems += mistake.problems
+        except PermissionError:
+            problems.append(f"{item} may not be read; check its permissions")
+    if problems:
+        raise UserMistake(*problems)
+    if not parts:
+        raise UserMistake("no data file is named")
+    return parts[0] if len(parts) == 1 else Joined(parts)

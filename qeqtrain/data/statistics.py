@@ -1,0 +1,143 @@
+"""What a set of frames says on the whole: references, scales, coverage. Float64 throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qeqtrain.data.labels import LABELS
+from qeqtrain.data.sources import Source
+
+_SAMPLE = 2000  # frames looked at for the number of neighbours
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers a model is set up with, from the training frames.
+
+    Attributes:
+        n_frames, n_atoms: how many there are.
+        elements: atomic numbers, sorted.
+        references: energy of each element by least squares, eV; smallest norm where the
+            compositions leave them open.
+        energy_rms: what is left of the energy after references, eV per atom.
+        force_rms: root mean square of force components, eV/A; NaN without forces.
+        average_neighbors: directed edges per atom within the backbone's cutoff.
+        coverage: part of the frames that carries each label.
+        charge_range: smallest and largest label charge, e; ``None`` without charges.
+        total_charges: number of frames for every total charge, e.
+    """
+
+    n_frames: int
+    n_atoms: int
+    elements: tuple[int, ...]
+    references: dict[int, float]
+    energy_rms: float
+    force_rms: float
+    average_neighbors: float
+    coverage: dict[str, float]
+    charge_range: tuple[float, float] | None
+    total_charges: dict[float, int]
+
+
+def compositions(source: Source, frames: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    """Elements, and atoms of each in every frame, shape ``(n_frames, n_elements)``."""
+    numbers = source.numbers
+    owner = np.repeat(np.arange(len(source)), source.sizes)
+    elements, kind = np.unique(numbers, return_inverse=True)
+    counts = np.bincount(
+        owner * len(elements) + kind, minlength=len(source) * len(elements)
+    ).reshape(len(source), len(elements))[frames]
+    there = counts.any(axis=0)
+    return tuple(int(z) for z in elements[there]), counts[:, there].astype(np.float64)
+
+
+def fit_references(counts: np.ndarray, energies: np.ndarray) -> np.ndarray:
+    """Energies of elements by least squares, eV, shape ``(n_elements,)``.
+
+    Of all solutions the one of smallest norm, where compositions do not tell elements apart.
+
+    Args:
+        counts: atoms of each element in every frame, shape ``(n_frames, n_elements)``.
+        energies: total energies, eV, float64, shape ``(n_frames,)``.
+    """
+    solution, *_ = np.linalg.lstsq(counts, energies, rcond=1e-10)
+    # A second pass on what is left removes rounding where totals are a million eV.
+    rest, *_ = np.linalg.lstsq(counts, energies - counts @ solution, rcond=1e-10)
+    return solution + rest
+
+
+def rows_of(source: Source, frames: np.ndarray) -> np.ndarray:
+    """Atoms of these frames, as a mask over all atoms of the source, shape ``(N,)``."""
+    chosen = np.zeros(len(source), dtype=bool)
+    chosen[frames] = True
+    return np.repeat(chosen, source.sizes)
+
+
+def labelled_rows(source: Source, frames: np.ndarray, label: str) -> np.ndarray:
+    """Values of a label per atom, for those of the frames that carry it."""
+    mask = np.zeros(len(source), dtype=bool)
+    mask[frames] = source.present[label][frames]
+    return source.column(label)[np.repeat(mask, source.sizes)]
+
+
+def neighbor_average(source: Source, frames: np.ndarray, cutoff: float) -> float:
+    """Directed edges per atom within ``cutoff``, from evenly spaced frames."""
+    step = max(len(frames) // _SAMPLE, 1)
+    sample: Sequence[int] = frames[::step].tolist()
+    pairs = sum(len(source.pairs(i, cutoff)) for i in sample)
+    return 2.0 * pairs / float(source.sizes[sample].sum())
+
+
+def count_total_charges(charges: np.ndarray) -> dict[float, int]:
+    """How many frames have which total charge; unknown ones are left out."""
+    values, counts = np.unique(np.round(charges[~np.isnan(charges)], 3), return_counts=True)
+    return {float(v) + 0.0: int(c) for v, c in zip(values, counts, strict=True)}
+
+
+def statistics(
+    source: Source, frames: np.ndarray, average_neighbors: float = float("nan")
+) -> Statistics:
+    """Work out the statistics of some frames of a source.
+
+    Args:
+        source: frames with labels.
+        frames: indices of those that count.
+        average_neighbors: directed edges per atom, found elsewhere.
+    """
+    elements, counts = compositions(source, frames)
+    references = dict.fromkeys(elements, 0.0)
+    energy_rms = float("nan")
+    if "energy" in source.present and source.present["energy"][frames].any():
+        known = source.present["energy"][frames]
+        energies = source.column("energy")[frames][known]
+        fitted = fit_references(counts[known], energies)
+        references = dict(zip(elements, fitted.tolist(), strict=True))
+        rest = (energies - counts[known] @ fitted) / counts[known].sum(axis=1)
+        energy_rms = float(np.sqrt(np.mean(rest**2)))
+    force_rms = float("nan")
+    if "forces" in source.present and source.present["forces"][frames].any():
+        force_rms = float(np.sqrt(np.mean(labelled_rows(source, frames, "forces") ** 2)))
+    charge_range = None
+    if "charges" in source.present and source.present["charges"][frames].any():
+        charges = labelled_rows(source, frames, "charges")
+        charge_range = (float(charges.min()), float(charges.max()))
+    return Statistics(
+        n_frames=len(frames),
+        n_atoms=int(source.sizes[frames].sum()),
+        elements=elements,
+        references=references,
+        energy_rms=energy_rms,
+        force_rms=force_rms,
+        average_neighbors=average_neighbors,
+        coverage={
+            label: float(source.present[label][frames].mean())
+            if label in source.present
+            else 0.0
+            for label in LABELS
+        },
+        charge_range=charge_range,
+        total_charges=count_total_charges(source.total_charges[frames]),
+    )

@@ -1,0 +1,204 @@
+"""The store: flat arrays in one HDF5 file, refused if a single byte is not as written.
+
+A file holds the columns of :mod:`qeqtrain.data.columns`, a digest of each, a seal over all
+digests and attributes, and a mark set last of all that says it is complete. It is written under
+another name and renamed when it is safely on disk, so that no reader meets half of one. HDF5
+itself reads flipped bits of plain arrays without a word: that is what the digests are for. A
+store of moderate size is read, checked and kept in memory; a larger one is read piece by piece,
+where HDF5's own checksum (fletcher32) guards each chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from qeqtrain.data.columns import digest, fingerprint
+from qeqtrain.data.labels import Conventions
+from qeqtrain.errors import UserMistake
+from qeqtrain.structures import Pairs
+
+FORMAT = 1
+IN_MEMORY = 256 * 2**20  # bytes; smaller stores are read whole when they are opened
+HEADER = ("format", "conventions", "notes", "digests", "pairs_cutoff", "elements", "frames")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store says of itself.
+
+    Attributes:
+        conventions: under which its frames were read.
+        notes: what was left out then.
+        pairs_cutoff: A, of the neighbour lists it holds; ``None`` without.
+        elements: atomic numbers that occur.
+        fingerprint: of the content.
+    """
+
+    conventions: Conventions
+    notes: list[str]
+    pairs_cutoff: float | None
+    elements: set[int]
+    fingerprint: str
+
+
+def seal(attributes: Mapping[str, object]) -> str:
+    """One checksum over the header, and so over all digests."""
+    state = blake2b(digest_size=16)
+    for name in HEADER:
+        state.update(f"{name}={attributes[name]};".encode())
+    return state.hexdigest()
+
+
+def dataset_names(file: h5py.File) -> list[str]:
+    """Paths of all datasets of a file."""
+    names: list[str] = []
+    file.visititems(
+        lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+    )
+    return names
+
+
+def _read_all(file: h5py.File) -> dict[str, np.ndarray]:
+    return {name: file[name][()] for name in dataset_names(file)}
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise UserMistake(
+            f"{path} is cut short or damaged ({str(error).splitlines()[0][:120]}); copy it "
+            "again from its origin, or convert the data anew"
+        ) from None
+
+
+def is_store(path: Path) -> bool:
+    """Whether an HDF5 file claims to be a store."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "kind" in file.attrs or "seal" in file.attrs
+    except OSError:
+        return False
+
+
+def open_store(
+    path: Path, in_memory: int = IN_MEMORY
+) -> tuple[dict[str, np.ndarray] | LazyColumns, Header]:
+    """Open a store, checked.
+
+    Args:
+        path: of the file.
+        in_memory: bytes up to which it is read and checked as a whole.
+
+    Returns:
+        Its columns and its header.
+
+    Raises:
+        UserMistake: it is cut short, altered, incomplete, or of a later format.
+    """
+    with _clear_errors(path), h5py.File(path, "r") as file:
+        attributes = dict(file.attrs)
+        if int(attributes.get("format", 0)) > FORMAT:
+            raise UserMistake(
+                f"{path} has store format {attributes['format']}, this version reads up to "
+                f"{FORMAT}; install a newer qeqtrain"
+            )
+        if attributes.get("complete") != 1:
+            raise UserMistake(
+                f"{path} is not complete: its writer was stopped; convert the data again"
+            )
+        whole = all(name in attributes for name in (*HEADER, "seal"))
+        if not whole or seal(attributes) != attributes["seal"]:
+            raise UserMistake(
+                f"{path} was altered after it was written (header and seal differ); "
+                "copy it again from its origin, or convert the data anew"
+            )
+        digests = json.loads(attributes["digests"])
+        names = set(dataset_names(file))
+        small = path.stat().st_size <= in_memory
+        columns = _read_all(file) if small else None
+    missing = sorted(set(digests) - names)
+    altered = missing or (
+        [n for n, v in columns.items() if digests.get(n) != digest(v)] if columns else []
+    )
+    if altered:
+        raise UserMistake(
+            f"{path} was altered after it was written ({', '.join(altered)} differ from their "
+            "checksums); copy it again from its origin, or convert the data anew"
+        )
+    header = Header(
+        conventions=Conventions.from_dict(json.loads(attributes["conventions"])),
+        notes=json.loads(attributes["notes"]),
+        pairs_cutoff=float(attributes["pairs_cutoff"]) or None,
+        elements=set(json.loads(attributes["elements"])),
+        fingerprint=fingerprint(digests),
+    )
+    return (columns if columns is not None else LazyColumns(path, sorted(names))), header
+
+
+class LazyColumns(Mapping[str, h5py.Dataset]):
+    """Columns of a large store, opened once in every process that reads them.
+
+    An HDF5 file must not be carried across a fork, and looking a dataset up costs more than
+    reading a frame from it: handles are kept, per process.
+    """
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        """Remember where the columns are; open nothing."""
+        self.path = path
+        self._names = names
+        self._owner = -1
+        self._handles: dict[str, h5py.Dataset] = {}
+
+    def __getitem__(self, name: str) -> h5py.Dataset:
+        """Give the dataset of a column."""
+        if self._owner != os.getpid():
+            file = h5py.File(self.path, "r", rdcc_nbytes=4 * 2**20)
+            self._handles = {n: file[n] for n in self._names}
+            self._owner = os.getpid()
+        return self._handles[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Count the columns."""
+        return len(self._names)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the open file behind when sent to another process."""
+        return {"path": self.path, "_names": self._names, "_owner": -1, "_handles": {}}
+
+
+def without(
+    columns: dict[str, np.ndarray] | LazyColumns, labels: Sequence[str]
+) -> dict[str, np.ndarray] | LazyColumns:
+    """Leave labels out."""
+    gone = {f"{kind}/{label}" for kind in ("labels", "present") for label in labels}
+    if isinstance(columns, LazyColumns):
+        return LazyColumns(columns.path, [n for n in columns if n not in gone])
+    return {n: v for n, v in columns.items() if n not in gone}
+
+
+def stored_pairs(
+    columns: Mapping[str, np.ndarray], offsets: np.ndarray, i: int, cutoff: float
+) -> Pairs:
+    """Read the neighbour list of frame ``i`` as it is stored, compact."""
+    rows = slice(int(offsets[i]), int(offsets[i + 1]))
+    return Pairs(
+        columns["pairs/sender"][rows],
+        columns["pairs/receiver"][rows],
+        columns["pairs/shift"][rows],
+        cutoff,
+    )

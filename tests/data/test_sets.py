@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qeqtrain.data.sets import DataSets
+from qeqtrain.data.writing import write_extxyz, write_store
+from qeqtrain.errors import UserMistake
+
+CUTOFFS = {"backbone": 4.0, "charge": 5.0}
+ASKED = {"energy": True, "forces": True, "charges": False}
+
+
+@pytest.fixture
+def files(tmp_path, make_molecule):
+    train, val = tmp_path / "train.extxyz", tmp_path / "val.h5"
+    write_extxyz(train, [make_molecule(i, n=3 + i % 4) for i in range(20)])
+    write_store(val, [make_molecule(100 + i) for i in range(4)])
+    return {"train": str(train), "val": str(val)}
+
+
+def prepared(**options):
+    sets = DataSets(**options)
+    sets.prepare(CUTOFFS, ASKED)
+    return sets
+
+
+def test_files_and_splits_make_three_sets(files):
+    sets = prepared(**files, split={"test": 0.25})
+    assert {k: len(v) for k, v in sets.split_ids.items()} == {"train": 15, "val": 4, "test": 5}
+    assert not set(sets.split_ids["train"]) & set(sets.split_ids["test"])
+
+
+def test_the_loaders_hand_out_their_split(files):
+    sets = prepared(**files, split={"test": 0.25}, batch_structures=4)
+    for split, loader in (
+        ("train", sets.train_loader()),
+        ("val", sets.val_loader()),
+        ("test", sets.test_loader()),
+    ):
+        handed = [i for batch in loader for i in batch.ids]
+        assert sorted(handed) == sorted(sets.split_ids[split])
+    assert [i for batch in sets.val_loader() for i in batch.ids] == sets.split_ids["val"]
+
+
+def test_ranks_share_an_epoch(files):
+    sets = prepared(**files, batch_atoms=12)
+    alone = prepared(**files, batch_atoms=24)
+    whole = [set(b.ids) for b in alone.train_loader()]
+    shares = zip(sets.train_loader(0, 2), sets.train_loader(1, 2), strict=True)
+    assert [set(a.ids) | set(b.ids) for a, b in shares] == whole
+
+
+def test_an_edge_budget_counts_directed_edges_of_the_longest_cutoff(files):
+    sets = prepared(**files, batch_edges=60)
+    for batch in sets.train_loader():
+        assert 2 * len(batch.structures.edges["charge"].sender) <= 60
+
+
+def test_a_label_that_the_loss_asks_for_must_be_there(files):
+    sets = DataSets(**files)
+    with pytest.raises(UserMistake) as caught:
+        sets.prepare(CUTOFFS, {"energy": True, "stress": True})
+    (problem,) = caught.value.problems
+    assert "labels there: energy, forces, charges, dipole" in problem
+    assert "set loss.stress=0" in problem
+
+
+def test_all_mistakes_of_the_data_come_together(tmp_path, make_molecule):
+    path = tmp_path / "open.extxyz"
+    write_extxyz(path, [make_molecule(i, charge=None) for i in range(4)])
+    with pytest.raises(UserMistake) as caught:
+        DataSets(str(path)).prepare(CUTOFFS, {"stress": True, "born_charges": True})
+    assert len(caught.value.problems) == 3
+
+
+def test_all_missing_files_are_named(tmp_path):
+    sets = DataSets(str(tmp_path / "a.h5"), val=str(tmp_path / "b.h5"))
+    with pytest.raises(UserMistake) as caught:
+        sets.prepare(CUTOFFS, {})
+    assert [p.split(":")[0] for p in caught.value.problems] == ["data.train", "data.val"]
+
+
+def test_all_wrong_arguments_come_together():
+    with pytest.raises(UserMistake) as caught:
+        DataSets("a.h5", split_by="grop", batch_atoms=0, workers=-1)
+    assert len(caught.value.problems) == 3
+
+
+def test_the_policy_for_an_absent_total_charge_is_kept(tmp_path, make_molecule):
+    path = tmp_path / "open.extxyz"
+    write_extxyz(path, [make_molecule(i, charge=None) for i in range(4)])
+    sets = prepared(train=str(path), total_charge="zero")
+    assert sets.conventions["total_charge"] == "zero"
+    assert json.loads(json.dumps(sets.conventions)) == sets.conventions
+    (batch,) = sets.train_loader()
+    assert batch.structures.total_charge.tolist() == [0.0] * 4
+
+
+def test_a_geometry_in_two_files_is_remarked(tmp_path, make_molecule):
+    first = make_molecule(0)
+    again = replace(first, source_id="again")
+    write_extxyz(tmp_path / "a.extxyz", [first, make_molecule(1)])
+    write_extxyz(tmp_path / "b.extxyz", [again])
+    sets = prepared(train=str(tmp_path / "a.extxyz"), val=str(tmp_path / "b.extxyz"))
+    assert any("share a material or a geometry" in note for note in sets.notes)
+
+
+def test_elements_that_never_train_are_remarked(tmp_path, make_molecule):
+    write_extxyz(tmp_path / "a.extxyz", [make_molecule(0, n=2)])
+    write_extxyz(tmp_path / "b.extxyz", [make_molecule(1, n=4)])
+    sets = prepared(train=str(tmp_path / "a.extxyz"), val=str(tmp_path / "b.extxyz"))
+    assert any("no training frame has: Na, Cl" in note for note in sets.notes)
+    assert sets.elements == (1, 8, 11, 17)
+    assert sets.statistics.elements == (1, 8)
+
+
+def test_a_run_can_be_split_by_the_file_another_run_left(files, tmp_path):
+    first = prepared(train=files["train"], split={"val": 0.2, "test": 0.2})
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(first.split_ids))
+    again = prepared(train=files["train"], split_file=str(path))
+    assert again.split_ids == first.split_ids
+    assert again.fingerprint == first.fingerprint
+
+
+def test_the_fingerprint_follows_content_and_division(files):
+    one = prepared(train=files["train"])
+    assert one.fingerprint == prepared(train=files["train"], batch_atoms=50).fingerprint
+    assert one.fingerprint != prepared(train=files["train"], split={"val": 0.2}).fingerprint
+    assert one.fingerprint != prepared(**files).fingerprint
+
+
+def test_statistics_are_those_of_the_training_frames(files):
+    sets = prepared(**files)
+    source, frames = sets.source_of("train")
+    forces = np.concatenate([source[i].labels["forces"] for i in frames])
+    assert np.isclose(sets.statistics.force_rms, np.sqrt(np.mean(forces**2)))
+    pairs = sum(len(source.pairs(i, 4.0)) for i in frames)
+    assert np.isclose(sets.statistics.average_neighbors, 2 * pairs / source.sizes[frames].sum())
+
+
+def test_given_files_win_over_fractions(files):
+    sets = prepared(**files, split={"val": 0.5, "test": 0.25})
+    assert {k: len(v) for k, v in sets.split_ids.items()} == {"train": 15, "val": 4, "test": 5}
