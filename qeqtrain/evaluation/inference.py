@@ -1,0 +1,176 @@
+"""Predictions for many frames: batches within a budget of atoms and pairs, results per frame.
+
+Labels play no part here: frames need a geometry and, for models that know charge states, a
+total charge.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from qeqtrain.data.elements import SYMBOLS
+from qeqtrain.data.frames import Frame
+from qeqtrain.data.progress import Progress
+from qeqtrain.errors import UserMistake
+from qeqtrain.models.potential import Potential
+from qeqtrain.neighbors import with_pairs
+from qeqtrain.structures import Prediction, Structure, collate
+
+MAX_ATOMS = 1024
+"""Atoms of one batch."""
+MAX_PAIRS = 16_384
+"""Neighbour pairs of one batch, each counted once: what its memory grows with."""
+_WORTH_A_LINE = 3.0  # seconds of work after which its end is worth a line
+
+
+class Frames(Protocol):
+    """Frames by index: a source, a list, a split."""
+
+    def __len__(self) -> int:
+        """Count the frames."""
+
+    def __getitem__(self, i: int, /) -> Frame:
+        """Read one frame."""
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """What a potential says of one frame.
+
+    Attributes:
+        frame: as read, with the total charge that was used.
+        values: energy ``()``, forces ``(n, 3)``, stress ``(3, 3)``, charges ``(n,)``, dipole
+            ``(3,)``, float64, eV, A, e; what is not defined or not predicted is not there.
+    """
+
+    frame: Frame
+    values: dict[str, np.ndarray]
+
+
+@dataclass
+class Timing:
+    """Seconds spent in the potential, neighbour lists and copies to the device included.
+
+    Attributes:
+        wall, cpu: seconds.
+        atoms, structures: how many were predicted.
+    """
+
+    wall: float = 0.0
+    cpu: float = 0.0
+    atoms: int = 0
+    structures: int = 0
+
+
+def predictions(
+    potential: Potential,
+    frames: Frames,
+    *,
+    title: str = "predict",
+    timing: Timing | None = None,
+    max_atoms: int = MAX_ATOMS,
+    max_pairs: int = MAX_PAIRS,
+) -> Iterator[FramePrediction]:
+    """Predict frame by frame, in order, in batches.
+
+    Args:
+        potential: in eval mode.
+        frames: geometry and total charge; neighbour lists are made here.
+        title: shown while it lasts.
+        timing: added to, if given.
+        max_atoms: of a batch; a larger frame is alone.
+        max_pairs: of a batch, each pair counted once; a frame with more is alone.
+
+    Raises:
+        UserMistake: an element the model does not know, or a total charge it has to be told.
+    """
+    timing = timing if timing is not None else Timing()
+    progress = Progress(title, len(frames), sys.stderr)
+    begun = time.monotonic()
+    waiting: list[Frame] = []
+    atoms = pairs = 0
+    for i in range(len(frames)):
+        started = time.perf_counter(), time.process_time()
+        frame = _ready(potential, frames[i])
+        timing.wall += time.perf_counter() - started[0]
+        timing.cpu += time.process_time() - started[1]
+        more = len(frame), max((len(p) for p in frame.structure.pairs.values()), default=0)
+        if waiting and (atoms + more[0] > max_atoms or pairs + more[1] > max_pairs):
+            yield from _predict(potential, waiting, timing)
+            progress.advance(len(waiting))
+            waiting, atoms, pairs = [], 0, 0
+        waiting.append(frame)
+        atoms, pairs = atoms + more[0], pairs + more[1]
+    if waiting:
+        yield from _predict(potential, waiting, timing)
+        progress.advance(len(waiting))
+    if time.monotonic() - begun > _WORTH_A_LINE:
+        progress.close()
+
+
+def _ready(potential: Potential, frame: Frame) -> Frame:
+    """Give a frame its neighbour lists, and the total charge that is assumed of it."""
+    structure = frame.structure
+    if structure.total_charge is None:
+        states = potential.conventions.get("charge_states", [0.0])
+        if potential.has_charges and any(q != 0.0 for q in states):
+            seen = ", ".join(f"{q:+g}" for q in states)
+            raise UserMistake(
+                f"the model was trained on total charges {seen}, and {frame.source_id} does "
+                "not state its own; write charge=... in the comment line, or say what its "
+                "absence means with data.total_charge=zero"
+            )
+        structure = replace(structure, total_charge=0.0)
+    return replace(frame, structure=with_pairs(structure, potential.cutoffs))
+
+
+def _predict(
+    potential: Potential, frames: list[Frame], timing: Timing
+) -> Iterator[FramePrediction]:
+    """Predict one batch and take it apart again."""
+    started = time.perf_counter(), time.process_time()
+    batch = collate([f.structure for f in frames])
+    if potential.device.type != "cpu":  # on a CPU the potential looks itself
+        potential.refuse_unknown_elements(batch.numbers)
+    with warnings.catch_warnings():  # what it warns of is told once, with the results
+        warnings.filterwarnings("ignore", message=".*absent from its training data")
+        said = potential(batch.to(potential.device)).detach()
+    arrays = _arrays(said)
+    timing.wall += time.perf_counter() - started[0]
+    timing.cpu += time.process_time() - started[1]
+    timing.atoms += batch.n_atoms
+    timing.structures += len(frames)
+    first = 0
+    for row, frame in enumerate(frames):
+        atoms = slice(first, first + len(frame))
+        first += len(frame)
+        values = {
+            name: array[atoms] if name in ("forces", "charges") else array[row]
+            for name, array in arrays.items()
+        }
+        bare = replace(frame, structure=_without_pairs(frame.structure))
+        yield FramePrediction(bare, {k: v for k, v in values.items() if np.isfinite(v).all()})
+
+
+def untrained_elements(potential: Potential, numbers: Iterable[int]) -> list[str]:
+    """Symbols of elements that the model lists but never saw in training."""
+    unseen = set(potential.conventions.get("untrained_elements", ()))
+    return [SYMBOLS[z] for z in sorted(unseen & {int(z) for z in numbers})]
+
+
+def _arrays(said: Prediction) -> dict[str, np.ndarray]:
+    """Copy what was predicted to numpy."""
+    names = ("energy", "forces", "stress", "charges", "dipole")
+    tensors: Mapping[str, Any] = {name: getattr(said, name) for name in names}
+    return {k: v.cpu().double().numpy() for k, v in tensors.items() if v is not None}
+
+
+def _without_pairs(structure: Structure) -> Structure:
+    return replace(structure, pairs={})

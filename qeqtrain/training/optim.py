@@ -1,0 +1,158 @@
+"""How weights move: optimiser, learning rate over the run, running average, clipping.
+
+The learning rate is a function of the share of the run that is done, whatever ends the run:
+steps, epochs, wall time or CPU time. A cosine that is cut off half-way is not a cosine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.training.parts import build
+
+Schedule = Literal["cosine", "linear", "constant"]
+FIRST_STEP = 0.02
+"""Share of the full rate that the very first steps have: zero would waste them."""
+FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
+"""Optimisers that can do a step in one kernel, also on a CPU: a sixth of a loop's time."""
+
+
+class Optimization:
+    """Optimiser, schedule and averaging.
+
+    Args:
+        lr: highest learning rate.
+        optimizer: node of a torch optimiser, without ``lr``; ``None`` means AdamW with amsgrad
+            and without weight decay.
+        schedule: shape of the decay after the warm-up.
+        warmup: share of the run over which the rate rises linearly.
+        final_lr: rate at the end, as a share of ``lr``.
+        ema: decay of the running average of the weights, which validation and the best
+            checkpoint use; ``None`` for none.
+        gradient_clip: largest norm of the gradient; ``None`` for no limit.
+
+    Raises:
+        UserMistake: a value outside its range.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        optimizer: Mapping[str, object] | None = None,
+        schedule: Schedule = "cosine",
+        warmup: float = 0.02,
+        final_lr: float = 0.01,
+        ema: float | None = 0.99,
+        gradient_clip: float | None = 10.0,
+    ) -> None:
+        problems = []
+        if not lr > 0.0:
+            problems.append(f"optim.lr is {lr!r}; expected a number above 0")
+        if schedule not in get_args(Schedule):
+            known = get_args(Schedule)
+            problems.append(
+                f"optim.schedule is {schedule!r}; expected {' | '.join(known)}"
+                f"{nearest(str(schedule), known)}"
+            )
+        if not 0.0 <= warmup < 1.0:
+            problems.append(f"optim.warmup is {warmup!r}; expected a share of the run, 0 to 1")
+        if not 0.0 <= final_lr <= 1.0:
+            problems.append(f"optim.final_lr is {final_lr!r}; expected a share of lr, 0 to 1")
+        if ema is not None and not 0.0 <= ema < 1.0:
+            problems.append(f"optim.ema is {ema!r}; expected null or a decay, 0 to below 1")
+        if gradient_clip is not None and not gradient_clip > 0.0:
+            problems.append(
+                f"optim.gradient_clip is {gradient_clip!r}; expected null or a norm above 0"
+            )
+        if problems:
+            raise UserMistake(*problems)
+        self.lr = float(lr)
+        self.optimizer = dict(optimizer or default_optimizer())
+        self.schedule = schedule
+        self.warmup = float(warmup)
+        self.final_lr = float(final_lr)
+        self.ema = ema
+        self.gradient_clip = gradient_clip
+
+    def lr_factor(self, done: float) -> float:
+        """Learning rate as a share of its highest, after a share ``done`` of the run."""
+        if done < self.warmup:
+            return max(done / self.warmup, FIRST_STEP)
+        x = min((done - self.warmup) / (1.0 - self.warmup), 1.0)
+        if self.schedule == "constant":
+            return 1.0
+        fall = 1.0 - x if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * x))
+        return self.final_lr + (1.0 - self.final_lr) * fall
+
+    def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Make the optimiser of the recipe for some parameters."""
+        node = dict(self.optimizer)
+        if node.get("_target_") in FUSED and "foreach" not in node:
+            node.setdefault("fused", True)
+        built = build(node, "optim.optimizer", parameters, lr=self.lr)
+        assert isinstance(built, torch.optim.Optimizer)
+        return built
+
+    def build_schedule(
+        self, optimizer: torch.optim.Optimizer, done: Callable[[], float]
+    ) -> torch.optim.lr_scheduler.LambdaLR:
+        """Make the learning rate follow ``done()``, the share of the run that lies behind."""
+
+        # A plain function: LambdaLR leaves those out of its state, so the state stays plain.
+        def factor(_: int) -> float:
+            return self.lr_factor(done())
+
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def build_average(self, model: nn.Module) -> RunningAverage | None:
+        """Make the running average of a model, in eval mode and without gradients."""
+        if self.ema is None:
+            return None
+        averaged = RunningAverage(model, self.ema)
+        averaged.requires_grad_(False)
+        averaged.eval()
+        return averaged
+
+
+def default_optimizer() -> dict[str, object]:
+    """Node of the optimiser that a recipe without one gets."""
+    return {"_target_": "torch.optim.AdamW", "amsgrad": True, "weight_decay": 0.0}
+
+
+class RunningAverage(AveragedModel):
+    """Exponential average of a model's weights whose memory grows with the run.
+
+    The decay after n updates is min(decay, (1+n)/(10+n)): without the growth, the average of a
+    short run is still full of its random start. torch's own update sorts all tensors by device
+    and type every time, which costs several times the averaging itself.
+
+    Args:
+        model: copied; its weights are the first average.
+        decay: after many updates.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
+        self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the weights of a model into the average; buffers are copied."""
+        if self._pairs is None:
+            mine, theirs = self.module.parameters(), model.parameters()
+            self._pairs = list(mine), list(theirs)
+        averaged, current = self._pairs
+        n = int(self.n_averaged)
+        share = 1.0 - min(self.decay, (1.0 + n) / (10.0 + n)) if n else 1.0
+        torch._foreach_lerp_(averaged, current, share)
+        for buffer, original in zip(self.module.buffers(), model.buffers(), strict=True):
+            buffer.copy_(original)
+        self.n_averaged += 1

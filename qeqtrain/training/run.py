@@ -1,0 +1,263 @@
+"""A run from recipe to best checkpoint: data, statistics, potential, Lightning, records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from qeqtrain.errors import Diverged, Interrupted, UserMistake
+from qeqtrain.models.archive import restore
+from qeqtrain.training.assembly import potential_for, sketch_potential
+from qeqtrain.training.checkpoints import BEST, Checkpoints
+from qeqtrain.training.loss import TERMS, Loss
+from qeqtrain.training.module import TrainingModule
+from qeqtrain.training.optim import Optimization
+from qeqtrain.training.parts import build
+from qeqtrain.training.progress import Progress, duration, number
+from qeqtrain.training.quantities import QUANTITIES
+from qeqtrain.training.records import MetricsFile, RunFolder, provenance
+from qeqtrain.training.screen import say
+from qeqtrain.training.tracking import Wandb
+from qeqtrain.training.trainer import TrainerSettings, quiet
+
+if TYPE_CHECKING:
+    from qeqtrain.data.batching import Batch, StatefulLoader
+    from qeqtrain.data.sets import DataSets
+
+
+def fit(
+    *,
+    data: DataSets,
+    potential: Mapping[str, Any],
+    loss: Loss,
+    optim: Optimization,
+    trainer: TrainerSettings,
+    logger: Mapping[str, Any] | None = None,
+    callbacks: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    folder: Path,
+    recipe: Mapping[str, Any],
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train a potential.
+
+    Args:
+        data: the recipe's data sets.
+        potential: nodes ``backbone``, ``charge``, ``coupling``, and ``elements``,
+            ``references``, ``scale``, ``dtype``.
+        loss: what is minimised.
+        optim: how.
+        trainer: how long, and on what.
+        logger: node of :class:`~qeqtrain.training.tracking.Wandb` or of a Lightning logger.
+        callbacks: nodes of Lightning callbacks by name; ``None`` entries are skipped.
+        seed: of weights and of whatever draws random numbers.
+        folder: of the run.
+        recipe: resolved, in plain values; kept in the folder and in every checkpoint.
+        resume: continue the run in ``folder`` from its last step.
+
+    Returns:
+        What run.json says of the end: best checkpoint, score, errors, epochs, steps, seconds.
+
+    Raises:
+        UserMistake: the recipe and the data do not go together.
+        Diverged: too many steps in a row were not finite.
+        Interrupted: a signal asked to stop; the state is saved.
+    """
+    budget = trainer.budget()
+    sketch = sketch_potential(potential)
+    loss.refuse_impossible(has_charges=sketch.has_charges)
+    watchers = _callbacks(callbacks)
+    run = RunFolder(folder, resume=resume)
+    start = run.checkpoint_to_resume() if resume else None
+
+    trainer.prepare_process()
+    data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})
+    for note in data.notes:
+        say(f"data: {note}")
+    pl.seed_everything(seed, verbose=False)
+    if start is None:
+        model = potential_for(potential, data)
+    else:
+        run.refuse_other_data(data.fingerprint)
+        model = restore(start.header, start.weights)
+    module = TrainingModule(
+        model,
+        loss,
+        optim,
+        done=budget.done,
+        passport={
+            "recipe": dict(recipe),
+            "data_fingerprint": data.fingerprint,
+            "versions": provenance()["versions"],
+        },
+        max_bad_steps=trainer.max_bad_steps,
+        log_every=trainer.log_every,
+    )
+    parameters = sum(p.numel() for p in model.parameters())
+    run.start(
+        recipe,
+        data.split_ids,
+        seed=seed,
+        data_fingerprint=data.fingerprint,
+        parameters=parameters,
+        threads=torch.get_num_threads(),
+        resumed_from=None if start is None else start.file.name,
+    )
+    say(f"{parameters:,} parameters; run folder {folder}")
+    checkpoints = Checkpoints(
+        run.checkpoints, trainer.checkpoint_every, trainer.checkpoint_every_steps
+    )
+    own = [budget, Progress(budget, checkpoints), MetricsFile(run.metrics, budget)]
+    with quiet(), run.ending(), _logger(logger, run, recipe) as tracked:
+        lightning = trainer.build(
+            folder,
+            [*own, *watchers, checkpoints],
+            tracked,
+            validates=bool(data.split_ids["val"]),
+        )
+        try:
+            lightning.fit(
+                module,
+                datamodule=Batches(data),
+                ckpt_path=None if start is None else start.file,
+            )
+        except SIGTERMException as error:
+            raise Interrupted(
+                f"SIGTERM: the last saved state is in {checkpoints.last}"
+            ) from error
+        except Diverged as error:
+            raise Diverged(f"{error}. The last good state is in {checkpoints.last}") from error
+    return _conclude(run, lightning, module, budget.wall.seconds, checkpoints)
+
+
+class Batches(pl.LightningDataModule):
+    """Hands the loaders of the data sets to Lightning.
+
+    Args:
+        data: prepared.
+    """
+
+    def __init__(self, data: DataSets) -> None:
+        super().__init__()
+        self.data = data
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        """Batches of the training split for this rank."""
+        return self.data.train_loader(self._rank, self._ranks)
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        """Batches of the validation split for this rank."""
+        return InOrder(self.data.val_loader(self._rank, self._ranks))
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def _ranks(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+
+class InOrder:
+    """Batches of a loader and nothing else of it.
+
+    Lightning takes what has a ``sampler`` for torch's own loader and asks it for more.
+
+    Args:
+        loader: of batches that come in the same order each time.
+    """
+
+    def __init__(self, loader: StatefulLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Hand out the batches."""
+        return iter(self._loader)
+
+
+def _callbacks(nodes: Mapping[str, Any] | None) -> list[pl.Callback]:
+    """Build the recipe's own callbacks."""
+    built = []
+    for name, node in (nodes or {}).items():
+        if node is None:
+            continue
+        if str(node.get("_target_", "")).endswith(".EarlyStopping"):
+            # By itself it looks after the epoch's end, when the last state is saved already.
+            node = {"check_on_train_epoch_end": False, **node}
+        callback = build(node, f"callbacks.{name}")
+        if not isinstance(callback, pl.Callback):
+            raise UserMistake(f"callbacks.{name} is no Lightning callback: {node['_target_']}")
+        built.append(callback)
+    return built
+
+
+@contextmanager
+def _logger(
+    node: Mapping[str, Any] | None, run: RunFolder, recipe: Mapping[str, Any]
+) -> Iterator[Logger | None]:
+    """Build the recipe's logger, and end it with the run; metrics.csv is always written."""
+    if not node:
+        yield None
+        return
+    built = build(node, "logger")
+    if isinstance(built, Wandb):
+        tracked = built.build(run.path, recipe, run.entry("wandb_id"))
+        if tracked is None:
+            yield None
+            return
+        run.note(wandb_id=tracked.experiment.id)
+        try:
+            yield tracked
+        finally:
+            tracked.experiment.finish()
+        return
+    if not isinstance(built, Logger):
+        raise UserMistake(f"logger is no Lightning logger: {node['_target_']}")
+    yield built
+
+
+def _conclude(
+    run: RunFolder,
+    lightning: pl.Trainer,
+    module: TrainingModule,
+    seconds: float,
+    checkpoints: Checkpoints,
+) -> dict[str, Any]:
+    """Write down and print how the run ended."""
+    best = run.checkpoints / BEST
+    errors = {}
+    if best.exists():
+        kept = torch.load(best, map_location="cpu", weights_only=True)
+        errors = kept["qeqtrain"]["metrics"]
+    summary = {
+        "best": str(best if best.exists() else checkpoints.last),
+        "score": checkpoints.best_score if best.exists() else None,
+        "errors": errors,
+        "epochs": lightning.current_epoch,
+        "steps": lightning.global_step,
+        "seconds": round(seconds, 2),
+        "skipped_steps": module.skipped_steps,
+    }
+    if lightning.is_global_zero:
+        run.note_end("finished", **summary)
+        shown = ", ".join(
+            f"{q.symbol} {number(errors[f'{name}_rmse'])} {q.unit}"
+            for name, q in QUANTITIES.items()
+            if f"{name}_rmse" in errors
+        )
+        say(f"{lightning.global_step:,} steps in {duration(seconds)}")
+        if shown:
+            say(f"best validation RMSE: {shown}")
+        say(f"best checkpoint: {summary['best']}")
+    return summary

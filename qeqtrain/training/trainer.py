@@ -1,0 +1,183 @@
+"""Length, hardware and rhythm of a run, and the Lightning trainer that follows from them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+
+from qeqtrain.errors import UserMistake
+from qeqtrain.training.budget import Budget
+from qeqtrain.training.memory import keep_memory
+
+_TIME = re.compile(r"(?:(\d+):)?(\d+):(\d\d):(\d\d)")
+
+
+class TrainerSettings:
+    """How long a run lasts, on what, and how often it validates and saves.
+
+    The first limit that is reached ends the run, and the learning rate follows it. Times are
+    ``"HH:MM:SS"`` or ``"DD:HH:MM:SS"``; a plain number means seconds.
+
+    Args:
+        max_epochs: passes over the training data.
+        max_steps: optimiser steps.
+        max_time: wall time, everything after start-up included.
+        max_cpu_time: CPU time of this process in training, validation excluded.
+        validate_every: epochs between validations; below 1, a share of an epoch.
+        checkpoint_every: seconds between two savings of the state to resume from.
+        checkpoint_every_steps: steps between them instead.
+        log_every: steps between two values of the training loss sent to a logger.
+        max_bad_steps: non-finite steps in a row after which the run counts as diverged.
+        accelerator: ``auto``, ``cpu``, ``gpu``.
+        devices: how many, or ``auto``.
+        strategy: of Lightning, such as ``ddp``.
+        threads: of torch on the CPU; ``None`` leaves them to the environment.
+
+    Raises:
+        UserMistake: nothing ends the run, or a value outside its range.
+    """
+
+    def __init__(
+        self,
+        max_epochs: int | None = None,
+        max_steps: int | None = None,
+        max_time: str | float | None = None,
+        max_cpu_time: str | float | None = None,
+        validate_every: float = 1,
+        checkpoint_every: float = 60.0,
+        checkpoint_every_steps: int | None = None,
+        log_every: int = 50,
+        max_bad_steps: int = 5,
+        accelerator: str = "auto",
+        devices: int | str = 1,
+        strategy: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        problems: list[str] = []
+        whole = {
+            "max_epochs": max_epochs,
+            "max_steps": max_steps,
+            "checkpoint_every_steps": checkpoint_every_steps,
+            "log_every": log_every,
+            "max_bad_steps": max_bad_steps,
+            "threads": threads,
+        }
+        for name, value in whole.items():
+            if value is not None and value < 1:
+                problems.append(f"trainer.{name} is {value}; expected 1 or more, or null")
+        if validate_every <= 0 or (
+            validate_every > 1 and validate_every != int(validate_every)
+        ):
+            problems.append(
+                f"trainer.validate_every is {validate_every}; expected a number of epochs, "
+                "or a share of one below 1"
+            )
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.max_time = _seconds("max_time", max_time, problems)
+        self.max_cpu_time = _seconds("max_cpu_time", max_cpu_time, problems)
+        self.validate_every = validate_every
+        self.checkpoint_every = checkpoint_every
+        self.checkpoint_every_steps = checkpoint_every_steps
+        self.log_every = log_every
+        self.max_bad_steps = max_bad_steps
+        self.accelerator = accelerator
+        self.devices = devices
+        self.strategy = strategy
+        self.threads = threads
+        if problems:
+            raise UserMistake(*problems)
+
+    def budget(self) -> Budget:
+        """Give what ends the run.
+
+        Raises:
+            UserMistake: nothing does.
+        """
+        return Budget(self.max_epochs, self.max_steps, self.max_time, self.max_cpu_time)
+
+    def prepare_process(self) -> None:
+        """Set threads, and keep memory if training is on the CPU."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if self.accelerator == "cpu" or not torch.cuda.is_available():
+            keep_memory()
+
+    def build(
+        self,
+        folder: Path,
+        callbacks: Sequence[pl.Callback],
+        logger: Logger | None,
+        *,
+        validates: bool,
+    ) -> pl.Trainer:
+        """Make the Lightning trainer.
+
+        Only ``max_epochs`` is left to Lightning: its ``max_steps`` loses count of the epochs
+        when a run is resumed, so steps end with the rest of the budget.
+        """
+        share = self.validate_every < 1
+        return pl.Trainer(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            strategy=self.strategy,
+            max_epochs=-1 if self.max_epochs is None else self.max_epochs,
+            check_val_every_n_epoch=1 if share else int(self.validate_every),
+            val_check_interval=self.validate_every if share else 1.0,
+            limit_val_batches=1.0 if validates else 0,
+            num_sanity_val_steps=0,
+            inference_mode=False,  # forces are derivatives, in validation too
+            use_distributed_sampler=False,  # our loaders share batches out by their cost
+            callbacks=list(callbacks),
+            logger=logger if logger is not None else False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's adverts, tips and guesses about workers off the screen.
+
+    So too what the potential says of elements without training data: the notes on the data
+    have said it before.
+    """
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning(\..*)?")
+        warnings.filterwarnings("ignore", message=".*absent from its training data")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _seconds(name: str, value: str | float | None, problems: list[str]) -> float | None:
+    """Read a time limit, in seconds."""
+    if value is None:
+        return None
+    seconds = -1.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif match := _TIME.fullmatch(str(value).strip()):
+        days, hours, minutes, rest = (int(x or 0) for x in match.groups())
+        seconds = ((days * 24.0 + hours) * 60.0 + minutes) * 60.0 + rest
+    if not seconds > 0.0:
+        problems.append(
+            f"trainer.{name} is {value!r}; expected HH:MM:SS or DD:HH:MM:SS above zero"
+        )
+        return None
+    return seconds

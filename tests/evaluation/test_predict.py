@@ -1,0 +1,67 @@
+"""Predictions written to a file come back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+
+from qeqtrain.data.frames import Frame
+from qeqtrain.data.sources import open_source
+from qeqtrain.errors import UserMistake
+from qeqtrain.evaluation.inference import predictions
+from qeqtrain.evaluation.predict import predict
+from qeqtrain.models.potential import Potential
+
+Make = Callable[..., list[Frame]]
+
+
+@pytest.fixture
+def bare(frames: Make) -> list[Frame]:
+    """Frames which carry geometry and total charge only."""
+    return [replace(f, labels={}) for f in frames(5)]
+
+
+def test_ase_reads_the_predictions(
+    potential: Potential, bare: list[Frame], tmp_path: Path
+) -> None:
+    predict(potential, bare, tmp_path / "out.extxyz")
+    images = ase.io.read(tmp_path / "out.extxyz", ":")
+    for atoms, said in zip(images, predictions(potential, bare), strict=True):
+        frame = said.frame.structure
+        assert atoms.info["charge"] == frame.total_charge
+        assert atoms.get_potential_energy() == pytest.approx(float(said.values["energy"]))
+        np.testing.assert_allclose(atoms.get_forces(), said.values["forces"], atol=1e-8)
+        np.testing.assert_allclose(atoms.get_charges(), said.values["charges"], atol=1e-8)
+        assert ("stress" in said.values) == bool(frame.pbc.all())
+        if "stress" in said.values:
+            stress = atoms.get_stress(voigt=False)
+            np.testing.assert_allclose(stress, said.values["stress"], atol=1e-8)
+        else:
+            np.testing.assert_allclose(
+                atoms.get_dipole_moment(), said.values["dipole"], atol=1e-8
+            )
+
+
+@pytest.mark.parametrize("name", ["out.extxyz", "out.h5"])
+def test_our_readers_take_the_predictions_as_labels(
+    potential: Potential, bare: list[Frame], tmp_path: Path, name: str
+) -> None:
+    predict(potential, bare, tmp_path / name)
+    source = open_source(tmp_path / name)
+    assert source.source_ids == [f.source_id for f in bare]
+    for i, said in enumerate(predictions(potential, bare)):
+        read = source[i]
+        assert read.structure.total_charge == bare[i].structure.total_charge
+        assert set(read.labels) == set(said.values)
+        for label, value in said.values.items():
+            np.testing.assert_allclose(read.labels[label], value, rtol=1e-7, atol=1e-8)
+
+
+def test_a_name_of_another_kind_is_a_mistake(potential: Potential, tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match=r"\.extxyz"):
+        predict(potential, [], tmp_path / "out.json")

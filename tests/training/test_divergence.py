@@ -1,0 +1,67 @@
+"""Numbers that are not finite never reach the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qeqtrain.errors import Diverged
+
+Train = Callable[..., dict[str, Any]]
+
+
+def spoil(count: int, value: float) -> Callable[[list[Any]], None]:
+    """Damage the energy labels of the first batches."""
+
+    def damage(batches: list[Any]) -> None:
+        for batch in batches[:count]:
+            batch.labels["energy"][0] = value
+
+    return damage
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Read raw and averaged weights."""
+    content = torch.load(
+        folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True
+    )
+    return content["state_dict"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_a_bad_label_costs_its_step_and_nothing_else(
+    train: Train, toy_data: Any, tmp_path: Path, value: float
+) -> None:
+    data = toy_data()
+    data.spoil = spoil(1, value)
+    summary = train(data=data, max_epochs=3)
+    assert summary["skipped_steps"] == 3
+    assert all(torch.isfinite(w).all() for w in weights(tmp_path / "run").values())
+    assert "score" in summary["errors"]
+
+
+def test_a_skipped_step_leaves_weights_and_averages_as_they_were(
+    train: Train, toy_data: Any, tmp_path: Path
+) -> None:
+    data = toy_data(train=2)
+    data.spoil = spoil(1, float("nan"))
+    train(data=data, max_epochs=1)
+    train("longer", data=data, max_epochs=3)
+    one, three = weights(tmp_path / "run"), weights(tmp_path / "longer")
+    assert all(torch.equal(value, three[name]) for name, value in one.items())
+
+
+def test_several_bad_steps_in_a_row_end_the_run_and_name_the_structures(
+    train: Train, toy_data: Any, tmp_path: Path
+) -> None:
+    data = toy_data(train=12)
+    data.spoil = spoil(6, float("nan"))
+    with pytest.raises(Diverged, match=r"frame-\d+.*last\.ckpt"):
+        train(data=data, max_epochs=2, max_bad_steps=4)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "diverged"
+    assert all(torch.isfinite(w).all() for w in weights(tmp_path / "run").values())

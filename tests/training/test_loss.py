@@ -1,0 +1,129 @@
+"""The loss against numpy by hand, and what masks keep out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qeqtrain.errors import UserMistake
+from qeqtrain.structures import Prediction
+from qeqtrain.training.loss import Loss
+
+
+def predict(batch: Any, seed: int = 1) -> Prediction:
+    """Draw a prediction that is off by random amounts."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def off(name: str) -> torch.Tensor:
+        label = batch.labels[name]
+        noise = torch.randn(label.shape, generator=generator, dtype=torch.float64)
+        return (label + noise).requires_grad_(True)
+
+    return Prediction(
+        energy=off("energy"), forces=off("forces"), charges=off("charges"), dipole=off("dipole")
+    )
+
+
+def test_the_loss_is_the_weighted_sum_of_mean_squares(toy_batch: Callable[..., Any]) -> None:
+    batch = toy_batch(3)
+    said = predict(batch)
+    loss = Loss(energy=2.0, forces=3.0, charges=5.0, dipole=7.0)(said, batch)
+    sizes = np.bincount(batch.structures.batch.numpy())
+
+    def mean_square(name: str, divide: Any = 1.0) -> float:
+        difference = getattr(said, name).detach().numpy() - batch.labels[name].numpy()
+        return float(np.mean((difference / divide) ** 2))
+
+    expected = (
+        2.0 * mean_square("energy", sizes)
+        + 3.0 * mean_square("forces")
+        + 5.0 * mean_square("charges")
+        + 7.0 * mean_square("dipole")
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["mae", "huber"])
+def test_terms_may_be_of_another_kind(toy_batch: Callable[..., Any], kind: str) -> None:
+    batch = toy_batch(2)
+    said = predict(batch)
+    weight = {"weight": 1.0, "kind": kind, "huber_delta": 0.5}
+    loss = Loss(energy=0.0, forces=weight)(said, batch)
+    d = np.abs(said.forces.detach().numpy() - batch.labels["forces"].numpy())
+    huber = np.where(d < 0.5, 0.5 * d**2, 0.5 * (d - 0.25))
+    assert loss.item() == pytest.approx(float(np.mean(d if kind == "mae" else huber)))
+
+
+def test_absent_labels_do_not_dilute_the_mean(toy_batch: Callable[..., Any]) -> None:
+    batch = toy_batch(2)
+    said = predict(batch)
+    batch.present["charges"][1] = False
+    loss = Loss(energy=0.0, forces=0.0, charges=1.0)(said, batch)
+    first = (batch.structures.batch == 0).numpy()
+    difference = (said.charges.detach() - batch.labels["charges"]).numpy()[first]
+    assert loss.item() == pytest.approx(float(np.mean(difference**2)))
+
+
+def test_what_is_masked_may_be_nan_without_harm(toy_batch: Callable[..., Any]) -> None:
+    batch = toy_batch(2)
+    said = predict(batch)
+    batch.present["dipole"][0] = False
+    batch.labels["dipole"][0] = torch.nan
+    said = replace(said, dipole=said.dipole * torch.tensor([[torch.nan], [1.0]]))
+    loss = Loss(dipole=1.0)(said, batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(said.energy.grad).all()
+
+
+def test_a_batch_without_any_label_costs_nothing(toy_batch: Callable[..., Any]) -> None:
+    batch = toy_batch(2)
+    for mask in batch.present.values():
+        mask[:] = False
+    assert Loss(charges=1.0)(predict(batch), batch).item() == 0.0
+
+
+def test_stress_of_molecules_is_left_out(toy_batch: Callable[..., Any]) -> None:
+    batch = toy_batch(2)
+    batch.labels["stress"] = torch.ones(2, 3, 3, dtype=torch.float64)
+    batch.present["stress"] = torch.ones(2, dtype=torch.bool)
+    batch.structures.pbc[1] = True
+    stress = torch.full((2, 3, 3), torch.nan, dtype=torch.float64)
+    stress[1] = 3.0
+    loss = Loss(energy=0.0, forces=0.0, stress=1.0)(
+        replace(predict(batch), stress=stress), batch
+    )
+    assert loss.item() == pytest.approx(4.0)
+
+
+def test_energies_of_a_million_ev_keep_their_mev(toy_batch: Callable[..., Any]) -> None:
+    batch = toy_batch(1)
+    batch.labels["energy"][:] = -1.5e6
+    said = Prediction(energy=torch.tensor([-1.5e6 + 4e-3], dtype=torch.float64))
+    loss = Loss(energy={"weight": 1.0, "kind": "mae"}, forces=0.0)(said, batch)
+    assert loss.item() == pytest.approx(1e-3, rel=1e-6)  # four atoms
+
+
+def test_charges_asked_of_a_model_without_any_are_a_mistake() -> None:
+    with pytest.raises(UserMistake, match=r"charge=diagonal.*loss\.charges=0"):
+        Loss(charges=1.0).refuse_impossible(has_charges=False)
+    Loss(charges=0.0).refuse_impossible(has_charges=False)
+
+
+def test_all_mistakes_in_weights_come_together() -> None:
+    with pytest.raises(UserMistake) as caught:
+        Loss(energy=-1.0, forces={"wieght": 2.0}, charges={"kind": "msse"})
+    text = str(caught.value)
+    assert "loss.energy" in text
+    assert "did you mean 'weight'?" in text
+    assert "did you mean 'mse'?" in text
+
+
+def test_a_loss_without_weights_is_a_mistake() -> None:
+    with pytest.raises(UserMistake, match="every weight is 0"):
+        Loss(energy=0.0, forces=0.0)
