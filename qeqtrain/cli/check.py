@@ -1,0 +1,108 @@
+"""``qeqtrain check``: everything that can be wrong, said before any training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from qeqtrain.cli.arguments import Parser, split_overrides
+from qeqtrain.errors import UserMistake
+from qeqtrain.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from qeqtrain.data.sets import DataSets
+    from qeqtrain.training.loss import Loss
+
+SPLITS = ("train", "val", "test")
+
+
+def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
+    """Describe the arguments."""
+    del verb
+    parser.description = (
+        "Check a recipe: its keys and types first, then its data against its loss and its "
+        "model. Nothing is trained and nothing written."
+    )
+    parser.epilog = "example:\n  qeqtrain check qet data.train=train.extxyz loss.dipole=1"
+    parser.add_argument(
+        "words", nargs="*", metavar="RECIPE | key=value", help="as for `qeqtrain fit`"
+    )
+    return run
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, and print what a run would start from."""
+    plain, overrides = split_overrides(arguments.words)
+    if len(plain) != 1:
+        raise UserMistake(f"expected one recipe, met {', '.join(plain) or 'none'}")
+    recipe = load_recipe(plain[0], overrides)
+    sys.stdout.write(f"recipe           {recipe.name}: keys, types and files are right\n")
+    sys.stdout.flush()
+    for name, value in _facts(recipe):
+        sys.stdout.write(f"{name:<17}{value}\n")
+    return 0
+
+
+def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Read the data as a run would, and tell what comes of it."""
+    from qeqtrain.recipe.building import build
+    from qeqtrain.training.assembly import potential_for, sketch_potential
+    from qeqtrain.training.loss import TERMS
+
+    built = build(recipe)
+    data, loss, nodes = built["data"], built["loss"], built["potential"]
+    sketch = sketch_potential(nodes)
+    loss.refuse_impossible(has_charges=sketch.has_charges)
+    data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})
+    potential = potential_for(nodes, data)
+
+    yield from _about_data(data, recipe.settings["data"])
+    yield from _about_labels(data.statistics.coverage, loss)
+    parameters = sum(p.numel() for p in potential.parameters())
+    yield "model", f"{parameters:,} parameters, scale {potential.scale:.4g} eV"
+    cutoffs = ", ".join(f"{name} {cutoff:g} A" for name, cutoff in sketch.cutoffs.items())
+    yield "cutoffs", cutoffs
+    for note in data.notes:
+        yield "note", note
+
+
+def _about_data(data: DataSets, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    from ase.data import chemical_symbols
+
+    for split in SPLITS:
+        _, frames = data.source_of(split)
+        if len(frames):
+            batches = len(getattr(data, f"{split}_loader")())
+            yield split, f"{len(frames):,} structures in {batches:,} batches"
+        else:
+            yield split, "no structures"
+    found = data.statistics
+    yield "atoms", f"{found.n_atoms:,} in the training split"
+    yield "elements", " ".join(chemical_symbols[z] for z in found.elements)
+    references = ", ".join(
+        f"{chemical_symbols[z]} {energy:.4f}" for z, energy in found.references.items()
+    )
+    yield "least squares", f"{references or 'none'} eV"
+    yield "forces", f"root mean square {found.force_rms:.4g} eV/A"
+    yield "neighbours", f"{found.average_neighbors:.1f} of an atom on average"
+    if found.charge_range is not None:
+        low, high = found.charge_range
+        yield "charges", f"{low:+.3f} to {high:+.3f} e"
+    charges = ", ".join(f"{_signed(q)} ({count:,})" for q, count in found.total_charges.items())
+    yield "total charges", f"{charges or 'none stated'} e; where absent: {node['total_charge']}"
+    yield "NaN labels", str(node["nan"])
+
+
+def _signed(charge: float) -> str:
+    return f"{charge:+g}" if charge else "0"
+
+
+def _about_labels(coverage: Mapping[str, float], loss: Loss) -> Iterator[tuple[str, str]]:
+    for label, share in coverage.items():
+        term = loss.terms.get(label)
+        if not share and not term:
+            continue
+        weight = f"weight {term.weight:g}, {term.kind}" if term else "not in the loss"
+        yield f"label {label}", f"{100 * share:.3g} % of the structures; {weight}"

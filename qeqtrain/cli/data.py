@@ -1,0 +1,156 @@
+"""``qeqtrain data``: files converted, looked at, and made."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qeqtrain.cli.arguments import Parser, split_overrides
+from qeqtrain.errors import UserMistake, nearest
+
+if TYPE_CHECKING:
+    from qeqtrain.data.labels import Conventions
+
+EPILOG = """\
+examples:
+  qeqtrain data info train.extxyz
+  qeqtrain data convert train.extxyz more.extxyz train.h5 data.total_charge=zero
+  qeqtrain data generate alkali_halides cells.h5 --count 200 --workers 2
+
+What a file does not say itself is said by data.key=value: data.total_charge (error | zero |
+sum_of_charges), data.nan (error | missing), data.aliases.<label>=<key of the file>,
+data.dipole_origin (center_of_mass | coordinates).
+"""
+
+
+def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
+    """Describe the arguments of ``convert``, ``info`` and ``generate``."""
+    del verb
+    parser.description = "Convert files to a store, look at files, generate labelled data."
+    parser.epilog = EPILOG
+    parser.usage = (
+        "qeqtrain data info PATH... [--json FILE] [data.key=value ...]\n"
+        "       qeqtrain data convert SRC... OUT [--pairs-cutoff A] [data.key=value ...]\n"
+        "       qeqtrain data generate FAMILY OUT --count N [--seed S] [--workers W]"
+    )
+    parser.add_argument("what", choices=None, help="info, convert or generate")
+    parser.add_argument("words", nargs="*", help="as above")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="info: the same for machines")
+    parser.add_argument(
+        "--pairs-cutoff", type=float, metavar="A", help="convert: store neighbours"
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="generate: how many structures")
+    parser.add_argument("--seed", type=int, metavar="S", help="generate: 0 unless given")
+    parser.add_argument(
+        "--workers", type=int, metavar="W", help="generate: all cores by default"
+    )
+    return run
+
+
+_OPTIONS = {
+    "info": ("json",),
+    "convert": ("pairs_cutoff",),
+    "generate": ("count", "seed", "workers"),
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one of the three."""
+    verbs = {"info": run_info, "convert": run_convert, "generate": run_generate}
+    what = arguments.what
+    if what not in verbs:
+        raise UserMistake(f"data {what}: expected {', '.join(verbs)}{nearest(what, verbs)}")
+    strange = {option for options in _OPTIONS.values() for option in options} - {
+        *_OPTIONS[what]
+    }
+    given = sorted(name for name in strange if getattr(arguments, name) is not None)
+    if given:
+        raise UserMistake(
+            *(f"data {what}: --{n.replace('_', '-')} has no use here" for n in given)
+        )
+    return verbs[what](arguments)
+
+
+def conventions_of(overrides: Sequence[str]) -> Conventions:
+    """Read ``data.key=value`` as conventions."""
+    from qeqtrain.recipe.node import override_data
+
+    values = override_data({}, overrides) if overrides else {}
+    from qeqtrain.data.labels import Conventions
+
+    return Conventions(**values)
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    """Describe files."""
+    paths, overrides = split_overrides(arguments.words)
+    if not paths:
+        raise UserMistake("data info: expected one or several paths")
+    refuse_json_folder(arguments.json)
+    conventions = conventions_of(overrides)
+    from qeqtrain.data.describe import describe, render
+
+    found = describe(paths, conventions)
+    sys.stdout.write(render(found).rstrip() + "\n")
+    write_json(arguments.json, found)
+    return 0
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Convert files."""
+    paths, overrides = split_overrides(arguments.words)
+    if len(paths) < 2:
+        raise UserMistake("data convert: expected SRC... OUT, such as train.extxyz train.h5")
+    conventions = conventions_of(overrides)
+    from qeqtrain.data.convert import convert
+
+    *sources, out = paths
+    done = convert(sources, Path(out), conventions, pairs_cutoff=arguments.pairs_cutoff)
+    sys.stdout.write(f"{out}: {done['frames']:,} structures, {done['atoms']:,} atoms\n")
+    notes = done["notes"]
+    if isinstance(notes, list):
+        sys.stdout.writelines(f"  {note}\n" for note in notes)
+    return 0
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    """Generate labelled structures."""
+    if len(arguments.words) != 2 or arguments.count is None:
+        raise UserMistake(
+            "data generate: expected FAMILY OUT --count N; `qeqtrain list families` names them"
+        )
+    family, out = arguments.words
+    workers = arguments.workers if arguments.workers is not None else _cores()
+    from qeqtrain.data.generate import generate
+
+    done = generate(family, out, arguments.count, arguments.seed or 0, workers)
+    dropped = f", {done.dropped} dropped (not converged)" if done.dropped else ""
+    sys.stdout.write(f"{out}: {done.frames} structures{dropped}, {done.seconds:.0f} s\n")
+    return 0
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def refuse_json_folder(file: Path | None) -> None:
+    """Say early that a ``--json`` file could not be written at the end.
+
+    Raises:
+        UserMistake: its folder does not exist.
+    """
+    if file is not None and not file.parent.is_dir():
+        raise UserMistake(f"--json {file}: there is no folder {file.parent}")
+
+
+def write_json(file: Path | None, content: object) -> None:
+    """Write the machine-readable twin of what was printed."""
+    if file is not None:
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,71 @@
+"""``qeqtrain fit``: train a recipe, or go on with a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from qeqtrain.cli.arguments import Parser, split_overrides, take
+from qeqtrain.cli.folder import choose_folder, claim, forget, set_latest
+from qeqtrain.errors import UserMistake
+from qeqtrain.recipe import load_recipe
+
+EPILOG = """\
+examples:
+  qeqtrain fit quickstart
+  qeqtrain fit qet data.train=train.extxyz data.val=val.extxyz backbone.channels=32
+  qeqtrain fit my.yaml charge=none loss.charges=0 trainer.max_time=01:00:00 logger=wandb
+  qeqtrain fit resume=runs/qet/latest trainer.max_epochs=200
+
+`qeqtrain list` names the recipes, `qeqtrain list parts` the options of groups, and
+`qeqtrain show RECIPE` every key that can be set.
+"""
+
+
+def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
+    """Describe the arguments."""
+    del verb
+    parser.description = "Train a recipe. The run goes to runs/<recipe>/<time>."
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE | key=value | group=option",
+        help="a shipped recipe or the path of a YAML file, and what to change in it; "
+        "run_folder=DIR says where the run goes, resume=RUN goes on with a run",
+    )
+    return run
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train."""
+    plain, overrides = split_overrides(arguments.words)
+    resumed, overrides = take(overrides, "resume")
+    if len(plain) > 1:
+        raise UserMistake(f"expected one recipe, met {', '.join(plain)}; changes are key=value")
+    if not plain and resumed is None:
+        raise UserMistake("expected a recipe, or resume=RUN; `qeqtrain list` names the recipes")
+    if resumed is not None:
+        from qeqtrain.cli.resuming import recipe_of_run
+
+        recipe, folder = recipe_of_run(resumed, plain[0] if plain else None, overrides)
+    else:
+        recipe = load_recipe(plain[0], overrides).with_absolute_paths()
+        folder = choose_folder(recipe)
+
+    from qeqtrain.recipe.building import build
+
+    built = build(recipe)
+    if resumed is None:
+        claim(folder)
+    before = set_latest(folder)
+    from qeqtrain.training.run import fit
+
+    try:
+        fit(**built, folder=folder, recipe=recipe.settings, resume=resumed is not None)
+    except UserMistake:
+        forget(folder, before)
+        raise
+    sys.stdout.write(f"evaluate it: qeqtrain evaluate {folder}\n")
+    return 0

@@ -1,0 +1,85 @@
+"""``resume=RUN``: the run's own recipe, and what may change in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qeqtrain.cli.arguments import split_overrides
+from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.recipe import Recipe, load_recipe
+
+FREE = (
+    *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.max_cpu_time"),
+    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.threads"),
+    *("trainer.checkpoint_every", "trainer.checkpoint_every_steps", "trainer.log_every"),
+    *("data.workers", "logger", "run_folder"),
+)
+"""Keys a resumed run may change: its length, its logger and its hardware."""
+
+
+def recipe_of_run(run: str, named: str | None, overrides: Sequence[str]) -> tuple[Recipe, Path]:
+    """Read the recipe of a run and apply what may be changed.
+
+    Args:
+        run: the run's folder.
+        named: recipe on the command line, which must still be that of the run.
+        overrides: changes on the command line.
+
+    Raises:
+        UserMistake: no such run, or differences that would make it another run.
+    """
+    folder = Path(run)
+    file = folder / "recipe.yaml"
+    if not file.is_file():
+        siblings = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UserMistake(
+            f"resume={run}: expected the folder of a run, with recipe.yaml in it"
+            f"{nearest(folder.name, siblings)}"
+        )
+    kept = load_recipe(str(file), check_files=False)
+    if named is None:
+        asked = load_recipe(str(file), overrides)
+    else:
+        asked = load_recipe(named, [*_original_overrides(folder, named), *overrides])
+    asked = asked.with_absolute_paths()
+    problems = [
+        f"resume={run}: {key} is {_shown(new)}, the run has {_shown(old)}; length, logger and "
+        "hardware may change, the rest makes it another run"
+        for key, old, new in differences(kept.settings, asked.settings)
+    ]
+    if problems:
+        raise UserMistake(*problems)
+    return Recipe(kept.name, file, asked.settings), folder.resolve()
+
+
+def _original_overrides(folder: Path, named: str) -> list[str]:
+    """What the command line changed when the run began, if it named the same recipe."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        argv = record["sessions"][0]["argv"]
+    except (OSError, ValueError, LookupError):
+        return []
+    plain, overrides = split_overrides([str(word) for word in argv])
+    return [o for o in overrides if not o.startswith("resume=")] if named in plain else []
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Keys in which two recipes differ, apart from those that are :data:`FREE`."""
+    for key in [*old, *(k for k in new if k not in old)]:
+        full = f"{prefix}{key}"
+        before, after = old.get(key), new.get(key)
+        if full in FREE or before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, f"{full}.")
+        else:
+            yield full, before, after
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)

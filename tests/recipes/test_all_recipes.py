@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qeqtrain.recipe import Recipe, load_recipe
+from qeqtrain.recipe.building import build
+from qeqtrain.recipe.folders import group_names, option_names, recipe_names, shipped
+
+RECIPES = recipe_names()
+OPTIONS = [f"{group}={option}" for group in group_names() for option in option_names(group)]
+
+
+def frame(random: np.random.Generator) -> str:
+    """One rattled water molecule with made-up labels."""
+    water = np.array([[0.0, 0.0, 0.12], [0.0, 0.76, -0.47], [0.0, -0.76, -0.47]])
+    rows = water + 0.05 * random.normal(size=(3, 3))
+    forces = random.normal(size=(3, 3))
+    lines = [
+        f"{symbol} {' '.join(map(str, row))} {' '.join(map(str, force))} {charge}"
+        for symbol, row, force, charge in zip(
+            "OHH", rows, forces, (-0.6, 0.3, 0.3), strict=True
+        )
+    ]
+    head = (
+        f"Properties=species:S:1:pos:R:3:forces:R:3:charges:R:1 energy={-14 + random.normal()} "
+        'charge=0 dipole="0.0 0.0 0.4" pbc="F F F"'
+    )
+    return "\n".join(("3", head, *lines)) + "\n"
+
+
+@pytest.fixture
+def water(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    path = tmp_path / "water.extxyz"
+    path.write_text("".join(frame(random) for _ in range(12)))
+    return path
+
+
+def prepared(name: str, water: Path, *overrides: str) -> Recipe:
+    return load_recipe(name, ["data=files", f"data.train={water}", *overrides])
+
+
+def test_the_recipes_are_all_found() -> None:
+    files = list(shipped("recipes").rglob("*.yaml"))
+    assert len(RECIPES) == len(files) >= 3
+    assert {"quickstart", "qet", "smoke/qet"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_composes_without_a_mistake(name: str) -> None:
+    load_recipe(name, only_show=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_how_to_run_it_and_what_to_expect(name: str) -> None:
+    head = (shipped("recipes") / f"{name}.yaml").read_text().partition("defaults:")[0]
+    assert f"qeqtrain fit {name}" in head
+    assert "# Expect:" in head
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_composes(option: str) -> None:
+    load_recipe("quickstart", [option], only_show=True)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_opens_with_a_sentence_about_itself(option: str) -> None:
+    group, name = option.split("=")
+    lines = (shipped("configs") / group / f"{name}.yaml").read_text().splitlines()
+    first = next(line for line in lines if "@package" not in line)
+    assert first.startswith("# ")
+    assert len(first) > 20
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_becomes_objects(name: str, water: Path) -> None:
+    from qeqtrain.training.assembly import sketch_potential
+
+    built = build(prepared(name, water))
+    assert sketch_potential(built["potential"]).has_charges
+    assert built["loss"].needs("charges")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_makes_its_first_step(name: str, water: Path, qeqtrain) -> None:
+    words = ("data=files", f"data.train={water}", "trainer.max_steps=1", "trainer.max_epochs=1")
+    done = qeqtrain("fit", name, *words, "run_folder=run")
+    assert done.returncode == 0, done.stderr
+    assert (water.parent / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["charge=none", "callbacks=early_stopping", "logger=wandb"])
+def test_an_option_that_changes_the_run_makes_its_first_step(
+    option: str, water: Path, qeqtrain
+) -> None:
+    words = ("loss.charges=0", f"data.train={water}", "trainer.max_epochs=1", option)
+    done = qeqtrain("fit", "smoke/qet", *words, "run_folder=run")
+    assert done.returncode == 0, done.stderr
