@@ -1,0 +1,145 @@
+"""Train qeqtrain's QET and matgl's QET on the same frames, in the same way, and compare errors.
+
+A driver without torch: every run is a process of its own, in the environment of its program
+(``quality_<program>.py``), one after the other on one thread. Finished runs are kept as JSON
+lines; a run that is there already is not repeated. See README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import shared
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+PROGRAMS = ("matgl", "qeqtrain")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: equal for both programs.
+
+    Attributes:
+        data: folder with train and val files, below the shared inputs.
+        seed: of initial weights and of the order of frames.
+        epochs: passes over the training frames.
+        batch: frames of a step.
+        lr: highest learning rate.
+        energy_weight: of the mean squared error of the energy per atom, 1/eV^2.
+        force_weight: of the mean squared error of force components, A^2/eV^2.
+        channels, layers, cutoff, radial_functions: shape of the network; cutoff in A.
+    """
+
+    data: str = "data/spice_dipeptides_mbis"
+    seed: int = 0
+    epochs: int = 8
+    batch: int = 4
+    lr: float = 1e-3
+    energy_weight: float = 1.0
+    force_weight: float = 1.0
+    channels: int = 64
+    layers: int = 3
+    cutoff: float = 5.0
+    radial_functions: int = 9
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Offer every field as an option."""
+        for key, value in asdict(cls()).items():
+            parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
+
+    def words(self) -> list[str]:
+        """Write the task as a command line."""
+        pairs = [(f"--{key.replace('_', '-')}", str(v)) for key, v in asdict(self).items()]
+        return [word for pair in pairs for word in pair]
+
+
+def finished(results: Path) -> list[dict[str, object]]:
+    """Read the runs done so far."""
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
+
+
+def table(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """Tabulate runs, means over seeds and the ratio of the means."""
+    header = ["run", "seed", "energy, meV/atom", "forces, meV/A", "CPU s", "parameters"]
+    rows, means = [], {}
+    for program in sorted({str(line["program"]) for line in lines}):
+        own = [line for line in lines if line["program"] == program]
+        errors = [(line["errors"]["e_rmse"], line["errors"]["f_rmse"]) for line in own]
+        for line, (e, f) in zip(own, errors, strict=True):
+            rows.append(
+                [
+                    str(line["version"]),
+                    str(line["task"]["seed"]),
+                    f"{e:.2f}",
+                    f"{f:.1f}",
+                    f"{line['train_cpu_s']:.0f}",
+                    f"{line['params']}",
+                ]
+            )
+        means[program] = [statistics.fmean(column) for column in zip(*errors, strict=True)]
+        e, f = means[program]
+        rows.append(
+            [f"**{program}, mean**", f"{len(own)} seeds", f"{e:.2f}", f"{f:.1f}", "", ""]
+        )
+    if set(means) == set(PROGRAMS):
+        pairs = zip(means["qeqtrain"], means["matgl"], strict=True)
+        rows.append(["qeqtrain / matgl", "", *(f"{a / b:.3f}" for a, b in pairs), "", ""])
+    yield from shared.markdown(header, rows)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--python",
+        nargs="*",
+        default=[],
+        metavar="PROGRAM=PATH",
+        help="Python of each program's environment (qeqtrain: this one)",
+    )
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
+    Task.add_arguments(parser)
+    options = vars(parser.parse_args())
+    pythons = {"qeqtrain": sys.executable, **shared.python_paths(options.pop("python"))}
+    programs, seeds = options.pop("programs"), options.pop("seeds")
+    results: Path = options.pop("results")
+
+    asked = []
+    for seed in seeds:
+        for program in programs:
+            task = Task(**{**options, "seed": seed})
+            known = [
+                line
+                for line in finished(results)
+                if line["program"] == program and line["task"] == asdict(task)
+            ]
+            if not known:
+                if program not in pythons:
+                    raise SystemExit(f"--python {program}=PATH is needed to run {program}")
+                worker = shared.HERE / f"quality_{program}.py"
+                known = [
+                    shared.last_json(shared.run([pythons[program], worker, *task.words()]))
+                ]
+                with results.open("a") as file:
+                    file.write(json.dumps(known[0]) + "\n")
+            asked.append(known[-1])
+    sys.stdout.write("\n".join(table(asked)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

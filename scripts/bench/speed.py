@@ -1,0 +1,114 @@
+"""Time training steps of qeqtrain's QET and matgl's, in turns, and print one table.
+
+Machines drift while a benchmark runs; A-B-A shows by how much, and only the ratio of neighbours
+is worth quoting. CPU time of the process, not wall time, on one thread. See README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import shared
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+WORKERS = {
+    "matgl": lambda: [shared.shared("bench/peers/matgl.py"), "--model", "qet"],
+    "qeqtrain": lambda: [shared.HERE / "speed_adapter.py"],
+}
+"""Script and options of each program; both run the shared harness."""
+
+
+def table(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """Tabulate the runs in the order they were made, then the ratios per system."""
+    header = [
+        "system",
+        "run",
+        "CPU ms/step",
+        "atoms/CPU-s",
+        "CPU vs matgl",
+        "energy+forces, CPU ms",
+        "peak RSS, MB",
+        "parameters",
+    ]
+    rows, ratios = [], []
+    for system in dict.fromkeys(str(line["system"]) for line in lines):
+        own = [line for line in lines if line["system"] == system]
+        cost = {
+            name: statistics.fmean(
+                x["cpu_s_per_1000_atoms"] for x in own if x["program"] == name
+            )
+            for name in dict.fromkeys(x["program"] for x in own)
+        }
+        for line in own:
+            seconds = line["cpu_s_per_1000_atoms"]
+            share = f"{seconds / cost['matgl']:.2f}" if "matgl" in cost else "-"
+            rows.append(
+                [
+                    system,
+                    f"{line['program']} {line['version']}",
+                    f"{line['step_cpu_ms']:.0f}",
+                    f"{1000 / seconds:.0f}",
+                    share,
+                    f"{line['infer_cpu_ms']:.0f}",
+                    f"{line['rss_mb']}",
+                    f"{line['params']}",
+                ]
+            )
+        if len(cost) == len(WORKERS):
+            ratios.append(
+                f"{system}: qeqtrain needs {cost['qeqtrain'] / cost['matgl']:.2f} of the "
+                "CPU time per atom that matgl needs"
+            )
+    yield from shared.markdown(header, rows)
+    yield ""
+    yield from ratios
+
+
+def main() -> None:
+    """Run in turns and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--python",
+        nargs="*",
+        default=[],
+        metavar="PROGRAM=PATH",
+        help="Python of each program's environment (qeqtrain: this one)",
+    )
+    parser.add_argument(
+        "--order", nargs="+", choices=sorted(WORKERS), default=["matgl", "qeqtrain", "matgl"]
+    )
+    parser.add_argument(
+        "--systems", nargs="+", choices=["periodic", "cluster"], default=["periodic", "cluster"]
+    )
+    parser.add_argument("--features", type=int, default=64, help="channels")
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=9, help="timed steps of each run")
+    parser.add_argument("--results", type=Path, help="append the JSON lines here")
+    options = parser.parse_args()
+    pythons = {"qeqtrain": sys.executable, **shared.python_paths(options.python)}
+    if missing := sorted(set(options.order) - set(pythons)):
+        raise SystemExit(f"--python {missing[0]}=PATH is needed to run {missing[0]}")
+    lines = []
+    for system in options.systems:
+        for program in options.order:
+            words = [pythons[program], *WORKERS[program](), "--system", system]
+            for name in ("features", "layers", "steps"):
+                words += [f"--{name}", str(getattr(options, name))]
+            lines.append({"program": program, **shared.last_json(shared.run(words))})
+            if options.results:
+                with options.results.open("a") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
+    sys.stdout.write("\n".join(table(lines)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
