@@ -83,6 +83,15 @@ def test_a_model_of_several_charges_does_not_guess(calculator: QeqCalculator) ->
     assert abs(atoms.get_charges().sum()) < 1e-12
 
 
+def test_a_total_charge_the_network_never_read_is_warned_about() -> None:
+    atoms = water(2.0)
+    atoms.calc = QeqCalculator(small_qet(conditioning="charge"))
+    with pytest.warns(UserWarning, match=r"total charge \+2: .* trained on \+0 only"):
+        atoms.get_potential_energy()
+    atoms.calc = QeqCalculator(small_qet())
+    atoms.get_potential_energy()
+
+
 def test_unknown_elements_are_an_error_that_lists_the_known(calculator: QeqCalculator) -> None:
     atoms = Atoms("AuH", [[0, 0, 0], [0, 0, 1.5]], calculator=calculator)
     with pytest.raises(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from qeqtrain.cli.arguments import Parser, split_overrides, take
-from qeqtrain.cli.folder import choose_folder, claim, forget, set_latest
+from qeqtrain.cli.folder import choose_folder, claim, forget, rank, set_latest
 from qeqtrain.errors import UserMistake
 from qeqtrain.recipe import load_recipe
 
@@ -67,5 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     except UserMistake:
         forget(folder, before)
         raise
-    sys.stdout.write(f"evaluate it: qeqtrain evaluate {folder}\n")
+    if rank() == 0:
+        sys.stdout.write(f"evaluate it: qeqtrain evaluate {folder}\n")
     return 0

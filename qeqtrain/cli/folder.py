@@ -13,7 +13,8 @@ from qeqtrain.recipe import Recipe
 _CHOSEN = "QEQTRAIN_RUN_FOLDER"  # first process to those it starts
 
 
-def _rank() -> int:
+def rank() -> int:
+    """Number of this process among those of the run; 0 where there is but one."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -36,7 +37,7 @@ def choose_folder(recipe: Recipe) -> Path:
     Raises:
         UserMistake: ranks were launched without a common name.
     """
-    if os.environ.get(_CHOSEN) and _rank() > 0:
+    if os.environ.get(_CHOSEN) and rank() > 0:
         return Path(os.environ[_CHOSEN])
     given = recipe.settings["run_folder"]
     if given is not None:
@@ -66,7 +67,7 @@ def claim(folder: Path) -> None:
     Raises:
         UserMistake: it cannot be made, or holds anything already.
     """
-    if _rank() > 0:
+    if rank() > 0:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +88,7 @@ def set_latest(folder: Path) -> Path | None:
         What it pointed at before.
     """
     link = folder.parent / "latest"
-    if _rank() > 0 or "runs" not in folder.parts or (link.exists() and not link.is_symlink()):
+    if rank() > 0 or "runs" not in folder.parts or (link.exists() and not link.is_symlink()):
         return None
     before = link.readlink() if link.is_symlink() else None
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,7 @@ def forget(folder: Path, before: Path | None) -> None:
         folder: of the run.
         before: what :func:`set_latest` returned.
     """
-    if _rank() > 0 or (folder / "recipe.yaml").exists():
+    if rank() > 0 or (folder / "recipe.yaml").exists():
         return
     for empty in (folder / "checkpoints", folder):
         with suppress(OSError):

@@ -192,7 +192,22 @@ class Potential(nn.Module):
                 "data; do not trust these numbers",
                 stacklevel=3,
             )
+        strange = sorted({s.total_charge for s in ready} - set(self._known_charges(ready)))
+        if strange:
+            seen = ", ".join(f"{q:+g}" for q in self.conventions["charge_states"])
+            warnings.warn(
+                f"total charge {', '.join(f'{q:+g}' for q in strange)}: the model reads the "
+                f"total charge and was trained on {seen} only; this is an extrapolation",
+                stacklevel=3,
+            )
         return batch
+
+    def _known_charges(self, structures: Sequence[Structure]) -> list[float | None]:
+        """List total charges that need no warning: all, if the network does not read them."""
+        reads = self.spec.get("backbone", {}).get("conditioning", "none") != "none"
+        if reads and "charge_states" in self.conventions:
+            return self.conventions["charge_states"]
+        return [s.total_charge for s in structures]
 
     def refuse_unknown_elements(self, numbers: Tensor) -> None:
         """Raise for elements outside the model.
