@@ -125,7 +125,7 @@ class Structures:
         cell: rows, A, float64, shape ``(B, 3, 3)``; zero along open directions.
         pbc: bool, shape ``(B, 3)``.
         total_charge: e, float64, shape ``(B,)``.
-        spin: multiplicity 2S+1, float64, shape ``(B,)``.
+        spin: multiplicity 2S+1, float64, shape ``(B,)``; NaN where it is not known.
         electric_field: V/A, float64, shape ``(B, 3)``.
         external_potential: V, float64, shape ``(N,)``, or ``None`` where none is applied.
         edges: neighbour pairs by consumer (``backbone``, ``charge``).
@@ -285,7 +285,9 @@ def collate(structures: Sequence[Structure]) -> Structures:
         cell=per_structure([s.cell for s in structures], (3, 3), np.float64),
         pbc=per_structure([s.pbc for s in structures], (3,), np.bool_),
         total_charge=per_structure([s.total_charge for s in structures], (), np.float64),
-        spin=per_structure([s.spin or 1.0 for s in structures], (), np.float64),
+        spin=per_structure(
+            [np.nan if s.spin is None else s.spin for s in structures], (), np.float64
+        ),
         electric_field=per_structure(fields_, (3,), np.float64),
         external_potential=external,
         edges=edges,

@@ -109,7 +109,8 @@ def batch_of(atoms: list[Atoms], potential: Potential) -> Structures:
     """Make a batch with the neighbour lists of a potential."""
     ready = [
         with_pairs(
-            Structure.from_atoms(a, total_charge=a.info.get("charge", 0.0)), potential.cutoffs
+            Structure.from_atoms(a, total_charge=a.info.get("charge", 0.0), spin=1.0),
+            potential.cutoffs,
         )
         for a in atoms
     ]

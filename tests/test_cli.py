@@ -193,3 +193,32 @@ def test_anything_else_makes_it_another_run(tmp_path, monkeypatch, capsys) -> No
         assert "optim.lr is 1, the run has 0.001" in told
         assert "backbone.layers is 1, the run has 3" in told
         assert "seed" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data", "convert", "a.extxyz", "a.extxyz"], "is a file that is read"),
+        (["data", "convert", "a.extxyz", "folder.h5"], "is a folder"),
+        (["data", "convert", "a.extxyz", "b.h5", "--pairs-cutoff", "nan"], "a length in A"),
+        (["data", "info", "a.extxyz", "--json", "folder.h5"], "is a folder"),
+        (["data", "info", "a.extxyz", "--json", "no/where.json"], "there is no folder no"),
+        (["data", "generate", "alkali_halides", "a.extxyz/b.h5", "--count", "1"], "no folder"),
+        (
+            ["data", "generate", "alkali_halides", "b.h5", "--count", "1", "--seed", "-1"],
+            "seed",
+        ),
+        (["copy", "qet", "no/where.yaml"], "there is no folder"),
+    ],
+)
+def test_results_without_a_place_are_refused_before_the_work(
+    words: list[str], said: str, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.h5").mkdir()
+    text = 'Properties=species:S:1:pos:R:3 energy=-1.0 charge=0 pbc="F F F"'
+    (tmp_path / "a.extxyz").write_text(f"1\n{text}\nH 0.0 0.0 0.0\n")
+    before = (tmp_path / "a.extxyz").read_bytes()
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "a.extxyz").read_bytes() == before

@@ -287,3 +287,15 @@ def test_an_edit_of_a_yaml_file_in_the_checkout_is_seen() -> None:
         assert settings(f"smoke/{probe.stem}")["seed"] == 42
     finally:
         probe.unlink()
+
+
+def test_a_recipe_that_leads_back_to_itself_is_a_mistake(tmp_path) -> None:
+    (tmp_path / "ring.yaml").write_text("defaults: [base, ring, _self_]\n")
+    with pytest.raises(UserMistake, match="lead back to itself"):
+        load_recipe(str(tmp_path / "ring.yaml"), only_show=True)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_generators_do_not_take_is_a_mistake(seed: int) -> None:
+    with pytest.raises(UserMistake, match=r"seed: met .* expected a whole number"):
+        load_recipe("qet", [f"seed={seed}"], only_show=True)

@@ -83,10 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has gone, as in `qeqtrain list | head -1`
         return 0
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            return _fault()
+        return _say(verb, UserMistake(f"{error.filename}: {error.strerror}"))
     except Exception:
-        traceback.print_exc()
-        _error("this is a fault of qeqtrain, not yours; please report the lines above")
-        return 1
+        return _fault()
+
+
+def _fault() -> int:
+    """Show the traceback of an exception that should not have come this far."""
+    traceback.print_exc()
+    _error("this is a fault of qeqtrain, not yours; please report the lines above")
+    return 1
 
 
 def _run(verb: str, words: list[str]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qeqtrain.cli.arguments import Parser, split_overrides
+from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake, nearest
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def run_info(arguments: argparse.Namespace) -> int:
     paths, overrides = split_overrides(arguments.words)
     if not paths:
         raise UserMistake("data info: expected one or several paths")
-    refuse_json_folder(arguments.json)
+    refuse_unwritable(arguments.json)
     conventions = conventions_of(overrides)
     from qeqtrain.data.describe import describe, render
 
@@ -106,11 +107,17 @@ def run_convert(arguments: argparse.Namespace) -> int:
     paths, overrides = split_overrides(arguments.words)
     if len(paths) < 2:
         raise UserMistake("data convert: expected SRC... OUT, such as train.extxyz train.h5")
+    *sources, out = paths
+    refuse_unwritable(Path(out))
+    if any(Path(s).exists() and Path(out).exists() and Path(out).samefile(s) for s in sources):
+        raise UserMistake(f"{out}: is a file that is read; choose another name")
+    cutoff = arguments.pairs_cutoff
+    if cutoff is not None and not 0 < cutoff < float("inf"):
+        raise UserMistake(f"--pairs-cutoff {cutoff}: expected a length in A above 0")
     conventions = conventions_of(overrides)
     from qeqtrain.data.convert import convert
 
-    *sources, out = paths
-    done = convert(sources, Path(out), conventions, pairs_cutoff=arguments.pairs_cutoff)
+    done = convert(sources, Path(out), conventions, pairs_cutoff=cutoff)
     sys.stdout.write(f"{out}: {done['frames']:,} structures, {done['atoms']:,} atoms\n")
     notes = done["notes"]
     if isinstance(notes, list):
@@ -125,6 +132,9 @@ def run_generate(arguments: argparse.Namespace) -> int:
             "data generate: expected FAMILY OUT --count N; `qeqtrain list families` names them"
         )
     family, out = arguments.words
+    refuse_unwritable(Path(out))
+    if arguments.seed is not None and arguments.seed < 0:
+        raise UserMistake(f"--seed {arguments.seed}: expected 0 or more")
     workers = arguments.workers if arguments.workers is not None else _cores()
     from qeqtrain.data.generate import generate
 
@@ -138,16 +148,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def refuse_json_folder(file: Path | None) -> None:
-    """Say early that a ``--json`` file could not be written at the end.
-
-    Raises:
-        UserMistake: its folder does not exist.
-    """
-    if file is not None and not file.parent.is_dir():
-        raise UserMistake(f"--json {file}: there is no folder {file.parent}")
 
 
 def write_json(file: Path | None, content: object) -> None:

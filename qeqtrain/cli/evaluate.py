@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qeqtrain.cli.arguments import Parser, split_overrides
-from qeqtrain.cli.data import refuse_json_folder, write_json
+from qeqtrain.cli.data import write_json
 from qeqtrain.cli.models import model_mistakes, path_mistakes
+from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.recipe.node import override_data
 
@@ -61,11 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.split and paths:
         problems.append("--split is for the data of the run itself; leave out the files, or it")
-    if arguments.out is not None and arguments.out.is_file():
-        problems.append(f"--out {arguments.out}: is a file, expected a folder")
     if problems:
         raise UserMistake(*problems)
-    refuse_json_folder(arguments.json)
+    out = arguments.out or _default_folder(arguments.model)
+    refuse_unwritable(arguments.json, folders=[out])
 
     from qeqtrain.models.archive import load
 
@@ -79,7 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     from qeqtrain.evaluation.report import as_json, table, write_report
 
     found = evaluate(potential, parts)
-    out = arguments.out or _default_folder(arguments.model)
     report = write_report(found, out)
     sys.stdout.write(f"{table(found).rstrip()}\nreport: {report}\n")
     write_json(arguments.json, as_json(found))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qeqtrain.cli.arguments import Parser, split_overrides
 from qeqtrain.cli.models import model_mistakes, path_mistakes
+from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake
 
 EPILOG = """\
@@ -42,12 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     problems = [*model_mistakes(arguments.model), *path_mistakes([given])]
     if out.suffix not in SUFFIXES:
         problems.append(f"{out}: expected a name that ends in {', '.join(SUFFIXES)}")
-    elif not out.parent.is_dir():
-        problems.append(f"{out}: there is no folder {out.parent}")
     elif out.exists() and Path(given).exists() and out.samefile(given):
         problems.append(f"{out}: is the file that is read; choose another name")
     if problems:
         raise UserMistake(*problems)
+    refuse_unwritable(out)
 
     from qeqtrain.cli.evaluate import conventions_for, open_files
     from qeqtrain.models.archive import load

@@ -107,6 +107,9 @@ def run_copy(arguments: argparse.Namespace) -> int:
         raise UserMistake(f"copy to {target}: the file exists; choose another name")
     if not target.parent.is_dir():
         raise UserMistake(f"copy to {target}: there is no folder {target.parent}")
-    target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    try:
+        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    except OSError as error:
+        raise UserMistake(f"copy to {target}: cannot be written: {error.strerror}") from error
     sys.stdout.write(f"{target} written; edit it, then: qeqtrain fit {target}\n")
     return 0

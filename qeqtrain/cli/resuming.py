@@ -34,7 +34,7 @@ def recipe_of_run(run: str, named: str | None, overrides: Sequence[str]) -> tupl
     folder = Path(run)
     file = folder / "recipe.yaml"
     if not file.is_file():
-        siblings = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        siblings = [p.name for p in folder.parent.glob("*") if (p / "recipe.yaml").is_file()]
         raise UserMistake(
             f"resume={run}: expected the folder of a run, with recipe.yaml in it"
             f"{nearest(folder.name, siblings)}"
@@ -50,6 +50,12 @@ def recipe_of_run(run: str, named: str | None, overrides: Sequence[str]) -> tupl
         "hardware may change, the rest makes it another run"
         for key, old, new in differences(kept.settings, asked.settings)
     ]
+    elsewhere = asked.settings.get("run_folder")
+    changed = elsewhere and elsewhere != kept.settings.get("run_folder")
+    if changed and Path(str(elsewhere)).resolve() != folder.resolve():
+        problems.append(
+            f"run_folder={elsewhere}: a resumed run goes on in {folder}; leave it out"
+        )
     if problems:
         raise UserMistake(*problems)
     return Recipe(kept.name, file, asked.settings), folder.resolve()

@@ -21,6 +21,8 @@ _SLACK = 0.97  # how full batches are meant to be where sizes differ
 
 def _fill(costs: np.ndarray, order: np.ndarray, batches: int) -> tuple[list[list[int]], float]:
     """Put each item, in order, into the batch with the smallest cost so far."""
+    if batches == 0:
+        return [], 0.0
     filled: list[list[int]] = [[] for _ in range(batches)]
     heap = [(0.0, b) for b in range(batches)]
     for i in order.tolist():

@@ -104,6 +104,10 @@ class DataSets:
             problems.append(
                 "set one of data.batch_structures, data.batch_atoms, data.batch_edges"
             )
+        if not 0 <= self.seed < 2**32:
+            problems.append(
+                f"data.seed is {self.seed}; expected a number from 0 to {2**32 - 1}"
+            )
         if self.workers < 0:
             problems.append(f"data.workers is {self.workers}; expected 0 or more")
         return problems

@@ -119,15 +119,9 @@ def _ready(potential: Potential, frame: Frame) -> Frame:
     """Give a frame its neighbour lists, and the total charge that is assumed of it."""
     structure = frame.structure
     if structure.total_charge is None:
-        states = potential.conventions.get("charge_states", [0.0])
-        if potential.has_charges and any(q != 0.0 for q in states):
-            seen = ", ".join(f"{q:+g}" for q in states)
-            raise UserMistake(
-                f"the model was trained on total charges {seen}, and {frame.source_id} does "
-                "not state its own; write charge=... in the comment line, or say what its "
-                "absence means with data.total_charge=zero"
-            )
-        structure = replace(structure, total_charge=0.0)
+        remedy = "write charge=... in the comment line, or say data.total_charge=zero"
+        assumed = potential.charge_where_absent(frame.source_id, remedy)
+        structure = replace(structure, total_charge=assumed)
     return replace(frame, structure=with_pairs(structure, potential.cutoffs))
 
 
@@ -156,7 +150,24 @@ def _predict(
             for name, array in arrays.items()
         }
         bare = replace(frame, structure=_without_pairs(frame.structure))
-        yield FramePrediction(bare, {k: v for k, v in values.items() if np.isfinite(v).all()})
+        yield FramePrediction(bare, _defined(values, frame))
+
+
+def _defined(values: Mapping[str, np.ndarray], frame: Frame) -> dict[str, np.ndarray]:
+    """Leave out the stress and dipole of frames that have none; all else has to be finite."""
+    undefined = set()
+    if not frame.structure.pbc.all():
+        undefined.add("stress")
+    if frame.structure.pbc.any():
+        undefined.add("dipole")
+    kept = {k: v for k, v in values.items() if k not in undefined}
+    wrong = [k for k, v in kept.items() if not np.isfinite(v).all()]
+    if wrong:
+        raise UserMistake(
+            f"the model gives {', '.join(wrong)} that are not finite for {frame.source_id}; "
+            "look at its geometry and total charge, and at how the model was trained"
+        )
+    return kept
 
 
 def untrained_elements(potential: Potential, numbers: Iterable[int]) -> list[str]:

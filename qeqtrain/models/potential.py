@@ -253,14 +253,29 @@ class Potential(nn.Module):
             return float(given)
         if stated is not None:
             return stated
+        remedy = "set atoms.info['charge'] or pass total_charge"
+        return self.charge_where_absent(f"the structure {atoms.get_chemical_formula()}", remedy)
+
+    def charge_where_absent(self, name: str, remedy: str) -> float:
+        """Give the total charge of a structure that states none.
+
+        Neutral, if the model has only met neutral structures or was told that absence means
+        zero.
+
+        Args:
+            name: of the structure, for the message.
+            remedy: how to state a total charge.
+
+        Raises:
+            UserMistake: the model was trained on several total charges.
+        """
         states = self.conventions.get("charge_states", [0.0])
-        silent = self.conventions.get("total_charge") == "zero"  # absent means neutral
+        silent = self.conventions.get("total_charge") == "zero"
         if not silent and any(q != 0.0 for q in states):
             seen = ", ".join(f"{q:+g}" for q in states)
             raise UserMistake(
-                f"the model was trained on total charges {seen} and the structure "
-                f"{atoms.get_chemical_formula()} does not state its own; "
-                "set atoms.info['charge'] or pass total_charge"
+                f"the model was trained on total charges {seen}, and {name} does not state its "
+                f"own; {remedy}"
             )
         return 0.0
 

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from qeqtrain.errors import UserMistake
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.structures import Structures
 
@@ -32,9 +33,20 @@ class ChargeSpinEmbedding(nn.Module):
         self.network = MLP([2 if self.with_spin else 1, channels, channels])
 
     def forward(self, structures: Structures, like: Tensor) -> Tensor:
-        """Give every atom its structure's vector, ``(N, C)``, in the dtype of ``like``."""
+        """Give every atom its structure's vector, ``(N, C)``, in the dtype of ``like``.
+
+        Raises:
+            UserMistake: a structure's spin is asked for and not known.
+        """
         inputs = [structures.total_charge]
         if self.with_spin:
+            known = structures.spin.device.type != "cpu" or not structures.spin.isnan().any()
+            if not known:
+                raise UserMistake(
+                    "the model reads the spin multiplicity, and a structure does not state its "
+                    "own; give it (spin, spin_multiplicity or uhf), or use "
+                    "backbone.conditioning=charge"
+                )
             inputs.append(structures.spin - 1.0)  # unpaired electrons
         per_structure = self.network(torch.stack(inputs, dim=-1).to(like.dtype))
         return per_structure.index_select(0, structures.batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from qeqtrain.errors import UserMistake
 from qeqtrain.nn.charges import Charges
 from qeqtrain.nn.mlp import GatedMLP
 
@@ -24,6 +25,8 @@ class FeatureCoupling(nn.Module):
         self, hidden: list[int] | None = None, *, channels: int, charge_features: int
     ) -> None:
         super().__init__()
+        if hidden is not None and any(h < 1 for h in hidden):
+            raise UserMistake(f"coupling.hidden is {hidden}; expected widths of 1 or more")
         width = channels + charge_features
         self.norm = nn.LayerNorm(width)
         inner = [width, channels, channels] if hidden is None else hidden

@@ -84,6 +84,8 @@ def check(made: Composition, *, mandatory: bool = True, files: bool = True) -> d
             _check_settings(name, value, PotentialSettings, checker)
         elif value is not _UNSET and (wrong := type_mistake(value, hints[name])):
             checker.say(name, wrong)
+        elif name == "seed" and isinstance(value, int) and not 0 <= value < 2**32:
+            checker.say(name, f"met {value}, expected a whole number from 0 to {2**32 - 1}")
     checker.mistakes += [f"{name}: is missing" for name in schema if name not in settings]
     if files and isinstance(settings.get("data"), Mapping):
         checker.mistakes += file_mistakes(settings["data"])

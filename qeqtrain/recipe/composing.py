@@ -259,6 +259,9 @@ def _by_hydra(
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         mistakes.append(f"{path.name}: cannot be composed: {_first_line(error)}")
         raise UserMistake(*mistakes) from error
+    except RecursionError as error:
+        mistakes.append(f"{path.name}: its defaults lead back to itself; leave that entry out")
+        raise UserMistake(*mistakes) from error
 
 
 def _compose(folder: Path, name: str, groups: Sequence[str]) -> DictConfig:

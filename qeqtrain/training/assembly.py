@@ -69,7 +69,7 @@ def _elements(wanted: object, met: list[int]) -> list[int]:
         raise UserMistake(
             f"potential.elements is {wanted!r}; expected auto or a list such as [Na, Cl]"
         )
-    listed = sorted(_number(symbol, "potential.elements") for symbol in wanted)
+    listed = sorted({_number(symbol, "potential.elements") for symbol in wanted})
     missing = [chemical_symbols[z] for z in met if z not in listed]
     if missing:
         raise UserMistake(

@@ -6,6 +6,8 @@ import importlib
 import os
 from collections.abc import Mapping
 
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
 from qeqtrain.errors import UserMistake
 
 ALLOWED = ("torch.optim.", "pytorch_lightning.", "qeqtrain.")
@@ -43,7 +45,7 @@ def build(node: Mapping[str, object], where: str, *given: object, **more: object
         raise UserMistake(f"{where} sets {', '.join(sorted(twice))}, which is filled in for it")
     try:
         return found(*given, **arguments, **more)
-    except TypeError as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise UserMistake(
             f"{where}: {target} does not take these arguments: {error}"
         ) from error

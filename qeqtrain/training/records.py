@@ -108,7 +108,7 @@ class RunFolder:
         if not first_rank():
             return
         file = self.path / "run.json"
-        known = json.loads(file.read_text()) if file.exists() else {}
+        known = self._entries()
         write_atomically(file, json.dumps({**known, **_plain(entries)}, indent=2) + "\n")
 
     def note_end(self, state: str, **entries: Any) -> None:
@@ -119,8 +119,19 @@ class RunFolder:
 
     def entry(self, name: str) -> Any:
         """Read one entry of run.json; ``None`` if it is not there."""
+        return self._entries().get(name)
+
+    def _entries(self) -> dict[str, Any]:
         file = self.path / "run.json"
-        return json.loads(file.read_text()).get(name) if file.exists() else None
+        if not file.exists():
+            return {}
+        try:
+            entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserMistake(
+                f"{file}: is damaged ({error}); remove it, the checkpoints are enough to resume"
+            ) from error
+        return entries
 
     def refuse_other_data(self, fingerprint: str) -> None:
         """Make sure that a run goes on with the data it began with.

@@ -12,12 +12,12 @@ import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from qeqtrain.errors import Diverged, Interrupted, UserMistake
+from qeqtrain.errors import Diverged, Interrupted, UserMistake, nearest
 from qeqtrain.models.archive import restore
 from qeqtrain.training.assembly import potential_for, sketch_potential
 from qeqtrain.training.checkpoints import BEST, Checkpoints
 from qeqtrain.training.loss import TERMS, Loss
-from qeqtrain.training.module import TrainingModule
+from qeqtrain.training.module import MONITOR, TrainingModule
 from qeqtrain.training.optim import Optimization
 from qeqtrain.training.parts import build
 from qeqtrain.training.progress import Progress, duration, number
@@ -196,6 +196,13 @@ def _callbacks(nodes: Mapping[str, Any] | None) -> list[pl.Callback]:
             # By itself it looks after the epoch's end, when the last state is saved already.
             node = {"check_on_train_epoch_end": False, **node}
         callback = build(node, f"callbacks.{name}")
+        monitored = getattr(callback, "monitor", None)
+        known = [MONITOR, *(f"val/{q}_{m}" for q in QUANTITIES for m in ("mae", "rmse"))]
+        if monitored is not None and monitored not in known:
+            raise UserMistake(
+                f"callbacks.{name}.monitor is {monitored!r}; expected one of {', '.join(known)}"
+                f"{nearest(str(monitored), known)}"
+            )
         if not isinstance(callback, pl.Callback):
             raise UserMistake(f"callbacks.{name} is no Lightning callback: {node['_target_']}")
         built.append(callback)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.training.budget import Budget
@@ -73,6 +74,8 @@ class TrainerSettings:
         for name, value in whole.items():
             if value is not None and value < 1:
                 problems.append(f"trainer.{name} is {value}; expected 1 or more, or null")
+        if not checkpoint_every > 0:
+            problems.append(f"trainer.checkpoint_every is {checkpoint_every}; expected seconds")
         if validate_every <= 0 or (
             validate_every > 1 and validate_every != int(validate_every)
         ):
@@ -123,7 +126,28 @@ class TrainerSettings:
 
         Only ``max_epochs`` is left to Lightning: its ``max_steps`` loses count of the epochs
         when a run is resumed, so steps end with the rest of the budget.
+
+        Raises:
+            UserMistake: hardware or strategy that this machine does not have.
         """
+        try:
+            return self._build(folder, callbacks, logger, validates=validates)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            met = (
+                f"trainer.accelerator={self.accelerator}, devices={self.devices}, "
+                f"strategy={self.strategy}"
+            )
+            reason = str(error).partition("\n")[0]
+            raise UserMistake(f"{met}: not to be had on this machine: {reason}") from error
+
+    def _build(
+        self,
+        folder: Path,
+        callbacks: Sequence[pl.Callback],
+        logger: Logger | None,
+        *,
+        validates: bool,
+    ) -> pl.Trainer:
         share = self.validate_every < 1
         return pl.Trainer(
             accelerator=self.accelerator,

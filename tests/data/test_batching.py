@@ -50,6 +50,12 @@ def test_a_structure_beyond_the_budget_is_alone():
     assert sorted(sorted(b.tolist()) for b in plan.epoch(0)) == [[0, 2], [1]]
 
 
+def test_structures_that_all_exceed_the_budget_are_all_alone():
+    plan = BatchPlan(np.array([9.0, 7.0, 8.0]), budget=5.0)
+    assert sorted(b.tolist() for b in plan.epoch(0)) == [[0], [1], [2]]
+    assert len(plan) == 3
+
+
 def test_epochs_differ_and_repeat_from_the_seed():
     plan, same, other = (BatchPlan(uneven(), 512, seed=s) for s in (5, 5, 6))
     first = [b.tolist() for b in plan.epoch(0)]

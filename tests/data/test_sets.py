@@ -93,7 +93,7 @@ def test_all_wrong_arguments_come_together():
 def test_the_policy_for_an_absent_total_charge_is_kept(tmp_path, make_molecule):
     path = tmp_path / "open.extxyz"
     write_extxyz(path, [make_molecule(i, charge=None) for i in range(4)])
-    sets = prepared(train=str(path), total_charge="zero")
+    sets = prepared(train=str(path), total_charge="zero", split={})
     assert sets.conventions["total_charge"] == "zero"
     assert json.loads(json.dumps(sets.conventions)) == sets.conventions
     (batch,) = sets.train_loader()

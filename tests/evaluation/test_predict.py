@@ -9,6 +9,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 
 from qeqtrain.data.frames import Frame
 from qeqtrain.data.sources import open_source
@@ -65,3 +66,20 @@ def test_our_readers_take_the_predictions_as_labels(
 def test_a_name_of_another_kind_is_a_mistake(potential: Potential, tmp_path: Path) -> None:
     with pytest.raises(UserMistake, match=r"\.extxyz"):
         predict(potential, [], tmp_path / "out.json")
+
+
+def test_numbers_that_are_not_finite_are_not_passed_over(
+    potential: Potential, bare: list[Frame], tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        potential.coupling.norm.weight.fill_(float("nan"))
+    with pytest.raises(UserMistake, match="not finite for frame-0"):
+        predict(potential, bare, tmp_path / "out.extxyz")
+
+
+def test_a_model_that_met_several_charges_has_to_be_told(
+    potential: Potential, bare: list[Frame], tmp_path: Path
+) -> None:
+    silent = replace(bare[0], structure=replace(bare[0].structure, total_charge=None))
+    with pytest.raises(UserMistake, match=r"frame-0 does not state its own; write charge="):
+        predict(potential, [silent], tmp_path / "out.extxyz")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from qeqtrain.errors import UserMistake
 from qeqtrain.nn.tensornet import MatrixProducts, direction_components, matrix_basis
 from tests.nn import oracle
 from tests.systems import batch_of, one_atom_cell, slab, small_qet, triclinic, water, wire
@@ -45,3 +48,20 @@ def test_fast_model_equals_the_slow_one(system, legacy: bool) -> None:
     energy, charges = oracle.energy(potential, batch, legacy=legacy)
     torch.testing.assert_close(found.energy[0], energy.detach(), rtol=0, atol=1e-11)
     torch.testing.assert_close(found.charges, charges.detach(), rtol=0, atol=1e-12)
+
+
+def test_an_unknown_spin_is_not_taken_for_a_singlet() -> None:
+    potential = small_qet(conditioning="charge_and_spin")
+    batch = batch_of([water()], potential)
+    with pytest.raises(UserMistake, match="does not state its own"):
+        potential(replace(batch, spin=torch.full_like(batch.spin, torch.nan)))
+    assert potential(batch).energy.isfinite().all()
+
+
+def test_a_hardness_that_rounds_to_zero_keeps_its_floor() -> None:
+    potential = small_qet(dtype="float32")
+    with torch.no_grad():
+        potential.charge.hardness.layers[-1].bias.fill_(-300.0)
+    found = potential(batch_of([water(1.0)], potential))
+    assert found.charges.isfinite().all()
+    assert found.hardness.min() == 1e-3

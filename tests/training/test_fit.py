@@ -197,3 +197,23 @@ def test_an_error_in_the_middle_is_noted(train: Train, toy_data: Any, tmp_path: 
         train(data=data, max_epochs=1)
     note = json.loads((tmp_path / "run" / "run.json").read_text())
     assert note["state"] == "failed"
+
+
+def test_a_callback_cannot_follow_what_is_not_measured(train: Train) -> None:
+    node = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/scor"}
+    with pytest.raises(UserMistake, match="did you mean 'val/score'"):
+        train(max_epochs=1, callbacks={"early_stopping": node})
+
+
+@pytest.mark.parametrize(
+    "wish", [{"strategy": "foo"}, {"accelerator": "tpuu"}, {"devices": 0}, {"devices": "abc"}]
+)
+def test_hardware_that_is_not_there_is_a_mistake(train: Train, wish: dict[str, Any]) -> None:
+    with pytest.raises(UserMistake, match="not to be had on this machine"):
+        train(max_epochs=1, **wish)
+
+
+def test_an_optimiser_with_impossible_values_is_a_mistake(train: Train) -> None:
+    node = {"_target_": "torch.optim.AdamW", "weight_decay": -1.0}
+    with pytest.raises(UserMistake, match="weight_decay"):
+        train(max_epochs=1, optim=Optimization(optimizer=node))

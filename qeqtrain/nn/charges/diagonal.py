@@ -16,6 +16,9 @@ from qeqtrain.physics.coulomb import tapered_potential
 from qeqtrain.physics.qeq import equilibrate_diagonal
 from qeqtrain.structures import Structures
 
+HARDNESS_FLOOR = 1e-3
+"""Smallest hardness the head gives, eV/e^2: far below any that was trained, above rounding."""
+
 
 class DiagonalCharges(nn.Module):
     """Charges at rest without interaction between them; atoms share the total charge only.
@@ -82,6 +85,7 @@ class DiagonalCharges(nn.Module):
             eta = self.hardness(features).squeeze(-1)  # (N,) eV/e^2
         else:
             eta = functional.softplus(self.species_hardness).index_select(0, species)
+        eta = eta.double().clamp_min(HARDNESS_FLOOR)
         rest = equilibrate_diagonal(chi, eta, structures)
         potential = tapered_potential(
             rest.charges,
@@ -96,5 +100,5 @@ class DiagonalCharges(nn.Module):
             chemical_potential=rest.chemical_potential,
             energy=rest.energy,
             electronegativity=chi,
-            hardness=eta.double(),
+            hardness=eta,
         )
