@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -50,7 +51,7 @@ class QeqCalculator(Calculator):
         super().__init__()
         if isinstance(model, Potential):
             kind = model.dtype if dtype is None else getattr(torch, dtype)
-            self.potential = model.to(device or model.device, kind).eval()
+            self.potential = copy.deepcopy(model).to(device or model.device, kind).eval()
         else:
             self.potential = load(model, device=device, dtype=dtype)
         self.total_charge = total_charge

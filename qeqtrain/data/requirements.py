@@ -13,6 +13,8 @@ from qeqtrain.errors import UserMistake
 
 # A net charge per atom beyond this, on average, is no net charge: electron counts begin at 1.
 _COUNT_LIKE = 0.5  # e
+# Rounding and fits leave sums of charges this far from the total charge, not further.
+_CONTRADICTION = 0.1  # e
 
 
 def label_problems(source: Source, frames: np.ndarray, asked: Sequence[str]) -> list[str]:
@@ -58,6 +60,18 @@ def charge_problems(source: Source) -> list[str]:
                 "data.aliases.charges=..., or leave them out with data.aliases.charges=null"
             )
     return problems
+
+
+def charge_notes(source: Source) -> list[str]:
+    """Charges that add up to something else than the total charge, as notes."""
+    excess = np.abs(charge_residuals(source))
+    wrong = int((excess > _CONTRADICTION).sum())
+    if not wrong:
+        return []
+    return [
+        f"{source.name}: in {plural(wrong, 'frame')} the charges do not add up to the total "
+        f"charge (by up to {excess.max():.2f} e); a model keeps to the total charge"
+    ]
 
 
 def charge_residuals(source: Source) -> np.ndarray:

@@ -158,7 +158,11 @@ def split_from_file(source: Source, path: str | Path) -> dict[str, np.ndarray]:
             f"data.split_file={path} is not JSON ({error}); expected lists of source ids under "
             "train, val and test"
         ) from None
-    if not isinstance(lists, dict) or not set(lists) <= set(SPLITS) or "train" not in lists:
+    whole = isinstance(lists, dict) and set(lists) <= set(SPLITS) and "train" in lists
+    if not whole or not all(
+        isinstance(names, list) and all(isinstance(n, str) for n in names)
+        for names in lists.values()
+    ):
         raise UserMistake(
             f"data.split_file={path}: expected lists of source ids under train, val and test"
         )

@@ -118,6 +118,8 @@ def read_entry(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(content, dict) or "qeqtrain" not in content:
         raise UserMistake(f"{path}: holds no potential of qeqtrain")
     entry = content["qeqtrain"]
+    if not isinstance(entry, dict) or not {"format", "potential"} <= set(entry):
+        raise UserMistake(f"{path}: its entry 'qeqtrain' is not one that qeqtrain writes")
     while entry["format"] in UPGRADES:
         entry = UPGRADES[entry["format"]](entry)
     if entry["format"] != FORMAT:

@@ -243,7 +243,10 @@ class Potential(nn.Module):
 
     def _total_charge(self, atoms: Any, given: float | None) -> float:
         """Find the total charge of ``ase.Atoms``: the argument, ``info``, or the policy."""
-        stated = next((float(atoms.info[k]) for k in CHARGE_KEYS if k in atoms.info), None)
+        told = {k: float(atoms.info[k]) for k in CHARGE_KEYS if k in atoms.info}
+        if len(set(told.values())) > 1:
+            raise UserMistake(f"atoms.info contradicts itself: {told}; keep one of them")
+        stated = next(iter(told.values()), None)
         if given is not None:
             if stated is not None and abs(stated - given) > 1e-8:
                 raise UserMistake(
@@ -338,7 +341,10 @@ def _part(node: Mapping[str, Any], known: Mapping[str, Any]) -> nn.Module:
         raise UserMistake(
             f"_target_ {target!r} is no part that may be built; allowed: {', '.join(allowed)}"
         )
-    cls = getattr(importlib.import_module(module_name), name, None)
+    try:
+        cls = getattr(importlib.import_module(module_name), name, None)
+    except ModuleNotFoundError as error:
+        raise UserMistake(f"_target_ {target!r}: {error}") from error
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise UserMistake(f"_target_ {target!r} is not a torch module")
     given = {k: v for k, v in node.items() if k != "_target_"}

@@ -257,7 +257,7 @@ def _by_hydra(
     try:
         return _compose(path.parent, name, groups)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        mistakes.append(f"{path.name}: cannot be composed: {_first_line(error)}")
+        mistakes.append(f"{path.name}: cannot be composed: {_one_line(error)}")
         raise UserMistake(*mistakes) from error
     except RecursionError as error:
         mistakes.append(f"{path.name}: its defaults lead back to itself; leave that entry out")
@@ -305,6 +305,11 @@ def _delete(config: DictConfig, key: str) -> None:
         raise KeyError(key)
     with open_dict(node):
         del node[last]
+
+
+def _one_line(error: BaseException) -> str:
+    """Say everything an error says, in one line: Hydra gives the reason last."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

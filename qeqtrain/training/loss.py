@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.training.quantities import QUANTITIES, Comparison, compare
@@ -120,21 +120,34 @@ class Loss:
     def __call__(self, prediction: Prediction, batch: Batch) -> Tensor:
         """Add up the terms of a batch, float64, shape ``()``."""
         compared = {name: compare(prediction, batch, name) for name in self.terms}
-        present = {name: c for name, c in compared.items() if c is not None}
-        counts = denominators(present)
         total = prediction.energy.new_zeros(())
-        for name, comparison in present.items():
-            term = self.terms[name]
-            total = total + term.weight * term.total(comparison.difference) / counts[name]
+        counts = denominators(compared, total)
+        for (name, comparison), count in zip(compared.items(), counts, strict=True):
+            if comparison is not None:
+                term = self.terms[name]
+                total = total + term.weight * term.total(comparison.difference) / count
         return total
 
 
-def denominators(compared: Mapping[str, Comparison]) -> dict[str, Tensor]:
-    """Count what every term's mean runs over; at least 1, so that no label costs nothing.
+def denominators(compared: Mapping[str, Comparison | None], like: Tensor) -> Tensor:
+    """Count what every term's mean runs over; 1 where nothing has the label.
 
-    Sums over several ranks divide by counts over several ranks: this is the one place for it.
+    On several ranks these are the counts of all, divided by the number of ranks, as DDP
+    averages the gradients afterwards: a sum over all divided by a count over all.
+
+    Args:
+        compared: what each term compares, or ``None`` where this rank's batch has no label.
+        like: gives dtype and device.
+
+    Returns:
+        Shape ``(len(compared),)``.
     """
-    return {name: c.count.clamp(min=1.0) for name, c in compared.items()}
+    zero = torch.zeros_like(like)
+    counts = torch.stack([zero if c is None else c.count.to(like) for c in compared.values()])
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(counts)
+        counts = counts / distributed.get_world_size()
+    return torch.where(counts > 0.0, counts, 1.0)
 
 
 def _term(name: str, value: object, default: Term, problems: list[str]) -> Term:

@@ -61,6 +61,7 @@ def test_precision_can_be_chosen_at_loading_and_constants_stay_exact(tmp_path: P
         (lambda p: p.write_bytes(b"garbage"), "not a checkpoint"),
         (lambda p: torch.save({"state_dict": {}}, p), "holds no potential"),
         (lambda p: write_checkpoint(p, small_qet(), format=99), "format 99"),
+        (lambda p: torch.save({"state_dict": {}, "qeqtrain": 3}, p), "not one that qeqtrain"),
     ],
 )
 def test_files_that_are_no_whole_checkpoint_are_refused(

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.structures import Prediction
-from qeqtrain.training.loss import Loss
+from qeqtrain.training.loss import Loss, denominators
+from qeqtrain.training.quantities import compare
 
 
 def predict(batch: Any, seed: int = 1) -> Prediction:
@@ -127,3 +129,28 @@ def test_all_mistakes_in_weights_come_together() -> None:
 def test_a_loss_without_weights_is_a_mistake() -> None:
     with pytest.raises(UserMistake, match="every weight is 0"):
         Loss(energy=0.0, forces=0.0)
+
+
+def test_shares_of_two_ranks_average_to_the_loss_of_one(
+    toy_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Loss(energy=2.0, forces=3.0, charges=5.0)
+    one, two = toy_batch(3), toy_batch(1)
+    two.present["charges"][:] = False  # a rank whose batch lacks a label counts as zero there
+    said = predict(one), predict(two)
+    terms = [
+        {name: compare(p, b, name) for name in loss.terms}
+        for p, b in zip(said, (one, two), strict=True)
+    ]
+    counts = [denominators(t, torch.zeros((), dtype=torch.float64)) for t in terms]
+    counts[1][-1] = 0.0  # as it is before ones replace zeros
+    whole = counts[0] + counts[1]
+    expected = sum(
+        term.weight * sum(t[name].difference.square().sum() for t in terms if t[name]) / n
+        for (name, term), n in zip(loss.terms.items(), whole, strict=True)
+    )
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce", lambda counted: counted.copy_(whole))
+    shares = [loss(p, b) for p, b in zip(said, (one, two), strict=True)]
+    torch.testing.assert_close(torch.stack(shares).mean(), expected)
