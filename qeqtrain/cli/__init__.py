@@ -84,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of a pipe has gone, as in `qeqtrain list | head -1`
         return 0
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        if error.errno is None:
             return _fault()
-        return _say(verb, UserMistake(f"{error.filename}: {error.strerror}"))
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(verb, UserMistake(f"{where}{error.strerror or error}"))
     except Exception:
         return _fault()
 

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         fit(**built, folder=folder, recipe=recipe.settings, resume=resumed is not None)
-    except UserMistake:
+    except BaseException:  # of what never began, not even an empty folder is left
         forget(folder, before)
         raise
     if rank() == 0:

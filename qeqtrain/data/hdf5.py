@@ -14,6 +14,13 @@ import h5py
 import numpy as np
 
 from qeqtrain.data.frames import RawFrame
+from qeqtrain.data.labels import (
+    ALIASES,
+    LABELS,
+    SPIN_KEYS,
+    TOTAL_CHARGE_KEYS,
+    UNPAIRED_KEYS,
+)
 from qeqtrain.errors import UserMistake
 from qeqtrain.units import BOHR, HARTREE
 
@@ -21,6 +28,7 @@ _POSITIONS = ("coord", "coordinates", "positions", "pos", "R")
 _NUMBERS = ("numbers", "atomic_numbers", "species", "Z", "z")
 _COUNTS = ("n_atoms", "natoms", "num_atoms", "sizes")
 _CELLS = ("cell", "lattice", "cells")
+_OF_FRAMES = {*TOTAL_CHARGE_KEYS, *SPIN_KEYS, *UNPAIRED_KEYS, "electric_field"}
 _UNITS = {
     **dict.fromkeys(("angstrom", "a", "å", "ev", "ev/angstrom", "ev/a", "e", ""), 1.0),
     "nanometers": 10.0,
@@ -63,6 +71,20 @@ def _plain(value: object) -> object:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def _is_per_atom(key: str, by_shape: bool) -> bool:
+    """Whether a dataset belongs to atoms: by its name if that is known, else by its shape.
+
+    Three-atom molecules have dipoles of the shape of their charges, and files of single atoms
+    as many atoms as frames.
+    """
+    if key == "charge":  # of the atoms or of the frame: its shape tells
+        return by_shape
+    if key in _OF_FRAMES:
+        return False
+    known = [LABELS[name] for name, others in ALIASES.items() if key in (name, *others)]
+    return known[0].per_atom if known else by_shape
+
+
 def _batched_group(group: h5py.Group, path: Path, start: int) -> Iterator[RawFrame]:
     """Frames of one group whose datasets have a leading frame axis."""
     data = {k: _values(v) for k, v in group.items() if isinstance(v, h5py.Dataset)}
@@ -81,11 +103,7 @@ def _batched_group(group: h5py.Group, path: Path, start: int) -> Iterator[RawFra
         for key, values in data.items():
             if values.ndim == 0 or len(values) != frames:
                 continue
-            if (
-                values.ndim > 1
-                and values.shape[1] == n_atoms
-                and key not in {"dipole", "stress"}
-            ):
+            if _is_per_atom(key, values.ndim > 1 and values.shape[1] == n_atoms):
                 arrays[key] = values[i]
             else:
                 info[key] = _plain(values[i])
@@ -122,10 +140,14 @@ def _flat(file: h5py.Group, path: Path, counts: np.ndarray) -> Iterator[RawFrame
     n_frames, n_atoms = len(counts), int(offsets[-1])
     for i in range(n_frames):
         rows = slice(offsets[i], offsets[i + 1])
-        info = {k: _plain(v[i]) for k, v in data.items() if v.ndim and len(v) == n_frames}
-        arrays = {
-            k: v[rows] for k, v in data.items() if v.ndim and len(v) == n_atoms != n_frames
-        }
+        info: dict[str, object] = {}
+        arrays: dict[str, np.ndarray] = {}
+        for key, values in data.items():
+            length = len(values) if values.ndim else 0
+            if length == n_atoms and _is_per_atom(key, n_atoms != n_frames):
+                arrays[key] = values[rows]
+            elif length == n_frames:
+                info[key] = _plain(values[i])
         info.setdefault("source_id", f"{path.stem}/{i}")
         yield RawFrame(
             numbers=numbers[rows],

@@ -288,7 +288,7 @@ class DataSets:
             costs = sizes
         else:
             longest = max(self._cutoffs, key=lambda name: self._cutoffs[name])
-            costs = 2.0 * self.batches(split).pair_counts(longest)
+            costs = np.maximum(2.0 * self.batches(split).pair_counts(longest), 1.0)
         shuffle = split == "train"
         return BatchPlan(costs, float(budget), self.seed, ranks, shuffle, weights=sizes)
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.errors import UserMistake, nearest
-from qeqtrain.models.potential import Potential, build_potential
+from qeqtrain.models.potential import DTYPES, Potential, build_potential
 from qeqtrain.models.qet import read_matgl
 
 FORMAT = 1
@@ -68,6 +68,8 @@ def load(
     Raises:
         UserMistake: no such file or model, or a file that is not a whole checkpoint.
     """
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise UserMistake(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
     path = Path(model)
     if path.exists():
         potential = _read_checkpoint(best_checkpoint(path))
@@ -80,7 +82,7 @@ def load(
             f"({names}){nearest(str(model), FOUNDATION_MODELS)}"
         )
     if dtype is not None:
-        potential = potential.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        potential = potential.to(DTYPES[dtype] if isinstance(dtype, str) else dtype)
     return potential.to(device or "cpu").eval()
 
 

@@ -8,6 +8,7 @@ nothing: after a step, unless a validation follows it; then after that validatio
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -70,9 +71,10 @@ class Checkpoints(pl.callbacks.Checkpoint):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Save if it is time."""
+        """Save if it is time, and if this step was a good one."""
+        assert isinstance(pl_module, TrainingModule)
         if not validation_follows(trainer, batch_idx):
-            self._save_if_due(trainer)
+            self._save_if_due(trainer, good=pl_module.healthy)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the best weights; save if it is time."""
@@ -81,7 +83,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if value < self.best_score:
             self.best_score = value
             trainer.save_checkpoint(self.best, weights_only=True)
-        self._save_if_due(trainer)
+        self._save_if_due(trainer, good=pl_module.healthy and math.isfinite(value))
 
     def state_dict(self) -> dict[str, float]:
         """The score to beat."""
@@ -91,9 +93,10 @@ class Checkpoints(pl.callbacks.Checkpoint):
         """Take the score to beat from a checkpoint."""
         self.best_score = state_dict["best_score"]
 
-    def _save_if_due(self, trainer: pl.Trainer) -> None:
+    def _save_if_due(self, trainer: pl.Trainer, *, good: bool) -> None:
         stop = _any_rank(trainer, self._asked_to_stop is not None)
-        if stop or self._ending(trainer) or _any_rank(trainer, self._due(trainer)):
+        due = _any_rank(trainer, self._due(trainer)) and good
+        if stop or self._ending(trainer) or due:
             self._save_last(trainer)
         if stop:
             name = signal.Signals(self._asked_to_stop or signal.SIGTERM).name

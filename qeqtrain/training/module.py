@@ -80,6 +80,11 @@ class TrainingModule(pl.LightningModule):
         return cast("Potential", self.averaged.module) if self.averaged else self.potential
 
     @property
+    def healthy(self) -> bool:
+        """Whether the last step was finite."""
+        return self._bad_in_a_row == 0
+
+    @property
     def mean_loss(self) -> float:
         """Mean training loss since the last validation; NaN before the first step."""
         return float(self._loss_sum) / self._loss_steps if self._loss_steps else float("nan")

@@ -199,7 +199,9 @@ class MetricsFile(pl.Callback):
             with self.file.open(newline="") as lines:
                 rows = list(csv.reader(lines))
             kept = [
-                row for row in rows[1:] if len(row) > 1 and int(row[1]) <= trainer.global_step
+                row
+                for row in rows[1:]
+                if len(row) > 1 and row[1].isdigit() and int(row[1]) <= trainer.global_step
             ]
         first = ["epoch", "step", "seconds", "cpu_seconds", "lr", "train_loss", "skipped_steps"]
         head = [*first, "score", *self._columns.values()]

@@ -81,6 +81,13 @@ def fit(
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})
     for note in data.notes:
         say(f"data: {note}")
+    if not data.split_ids["val"] and any(
+        isinstance(w, pl.callbacks.EarlyStopping) for w in watchers
+    ):
+        raise UserMistake(
+            "callbacks=early_stopping follows the validation errors, and there is no "
+            "validation split; set data.val or data.split, or callbacks=none"
+        )
     pl.seed_everything(seed, verbose=False)
     if start is None:
         model = potential_for(potential, data)
@@ -133,7 +140,13 @@ def fit(
                 f"SIGTERM: the last saved state is in {checkpoints.last}"
             ) from error
         except Diverged as error:
-            raise Diverged(f"{error}. The last good state is in {checkpoints.last}") from error
+            kept = f"the best validated weights are in {checkpoints.best}"
+            if not checkpoints.best.exists():
+                kept = (
+                    "no weights had been validated yet; the state before the last finite step "
+                    f"is in {checkpoints.last}"
+                )
+            raise Diverged(f"{error}; {kept}") from error
     return _conclude(run, lightning, module, budget.wall.seconds, checkpoints)
 
 

@@ -113,7 +113,7 @@ def main() -> None:
         "--set", default="data/xtb_nacl8_multicharge", help="folder below the shared inputs"
     )
     parser.add_argument("--minutes", type=float, default=6.0, help="training CPU time")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, help="structures of a step (the recipe's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--qeqtrain", default=str(Path(sys.executable).parent / "qeqtrain"))
     parser.add_argument("--keep", type=Path, help="keep the working files in this folder")
@@ -131,10 +131,11 @@ def main() -> None:
         f"data.train={folder / 'train.extxyz'}",
         f"data.val={folder / 'val.extxyz'}",
         "data.split=null",
-        f"data.batch_structures={options.batch}",
         f"trainer.max_cpu_time={duration(options.minutes)}",
+        "trainer.threads=1",
         f"seed={options.seed}",
         f"run_folder={work / 'run'}",
+        *([f"data.batch_structures={options.batch}"] if options.batch else []),
         *options.overrides,
     ]
     fit_cpu = qeqtrain(options.qeqtrain, ["fit", recipe, *words], work)

@@ -161,3 +161,39 @@ def test_a_format_that_is_not_read_is_refused_with_those_that_are(tmp_path, name
     path.write_text("{}")
     with pytest.raises(UserMistake, match="qeqtrain reads extxyz"):
         open_source(path)
+
+
+def test_known_labels_of_hdf5_are_told_by_name_where_shapes_agree(tmp_path):
+    path = tmp_path / "water.h5"
+    random = np.random.default_rng(0)
+    dipole, charges = random.normal(size=(2, 2, 3))
+    charges += ([[0.0], [1.0]] - charges.sum(axis=1, keepdims=True)) / 3
+    geometry = np.array([[0, 0, 0], [0, 0.8, 0.6], [0, -0.8, 0.6]])
+    with h5py.File(path, "w") as file:
+        group = file.create_group("003")
+        group["numbers"] = np.tile([8, 1, 1], (2, 1))
+        group["coord"] = np.stack([geometry, 1.1 * geometry])
+        group["energy"] = [-1.0, -2.0]
+        group["charge"] = [0.0, 1.0]
+        group["dipole_moment"] = dipole
+        group["mbis_charges"] = charges
+    source = open_source(path, Conventions(dipole_origin="center_of_mass"))
+    assert [sorted(source[i].labels) for i in range(2)] == [["charges", "dipole", "energy"]] * 2
+    np.testing.assert_allclose(source[1].labels["dipole"], dipole[1])
+    np.testing.assert_allclose(source[1].labels["charges"], charges[1])
+    assert source[1].structure.total_charge == 1.0
+
+
+def test_single_atoms_in_flat_hdf5_keep_their_forces_and_charges(tmp_path):
+    path = tmp_path / "atoms.h5"
+    with h5py.File(path, "w") as file:
+        file["n_atoms"] = [1, 1]
+        file["numbers"] = [11, 17]
+        file["positions"] = np.zeros((2, 3))
+        file["energy"] = [-1.0, -2.0]
+        file["forces"] = np.zeros((2, 3))
+        file["charges"] = [1.0, -1.0]
+        file["total_charge"] = [1.0, -1.0]
+    source = open_source(path, Conventions())
+    assert sorted(source[0].labels) == ["charges", "energy", "forces"]
+    assert source[1].labels["charges"].tolist() == [-1.0]

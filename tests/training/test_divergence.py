@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from qeqtrain.errors import Diverged
+from qeqtrain.training.optim import Optimization
 
 Train = Callable[..., dict[str, Any]]
 
@@ -65,3 +66,12 @@ def test_several_bad_steps_in_a_row_end_the_run_and_name_the_structures(
         train(data=data, max_epochs=2, max_bad_steps=4)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "diverged"
     assert all(torch.isfinite(w).all() for w in weights(tmp_path / "run").values())
+
+
+def test_a_run_that_explodes_saves_no_step_that_was_not_finite(
+    train: Train, tmp_path: Path
+) -> None:
+    with pytest.raises(Diverged, match="no weights had been validated yet"):
+        train(max_epochs=30, optim=Optimization(lr=1e30), checkpoint_every_steps=1)
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(v.isfinite().all() for v in kept["state_dict"].values())
