@@ -128,7 +128,7 @@ def _draw_points(
     if len(groups) > 1:
         axes.legend(
             loc="lower center",
-            bbox_to_anchor=(0.5, 0.0),
+            bbox_to_anchor=(0.38, 0.0),  # left of the inset
             ncols=4,
             fontsize=7,
             frameon=False,

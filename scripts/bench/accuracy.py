@@ -119,6 +119,10 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the working files in this folder")
     parser.add_argument("--results", type=Path, help="append the JSON line here")
     options = parser.parse_intermixed_args()
+    found = shutil.which(options.qeqtrain)
+    if found is None:
+        raise SystemExit(f"--qeqtrain {options.qeqtrain}: no such program")
+    program = str(Path(found).absolute())
     folder = shared.shared(options.set)
     data = common.load(str(folder))
     work = (options.keep or Path(tempfile.mkdtemp(prefix="accuracy_"))).resolve()
@@ -138,10 +142,10 @@ def main() -> None:
         *([f"data.batch_structures={options.batch}"] if options.batch else []),
         *options.overrides,
     ]
-    fit_cpu = qeqtrain(options.qeqtrain, ["fit", recipe, *words], work)
+    fit_cpu = qeqtrain(program, ["fit", recipe, *words], work)
     write(work / "ask.extxyz", [bare(atoms) for atoms in data["test"]])
     paths = [str(work / name) for name in ("run", "ask.extxyz", "answer.extxyz")]
-    predict_cpu = qeqtrain(options.qeqtrain, ["predict", *paths], work)
+    predict_cpu = qeqtrain(program, ["predict", *paths], work)
     result = common.metrics(data["test"], answers(work / "answer.extxyz"))
 
     line = {
