@@ -130,8 +130,25 @@ class TrainerSettings:
         Raises:
             UserMistake: hardware or strategy that this machine does not have.
         """
+        share = self.validate_every < 1
         try:
-            return self._build(folder, callbacks, logger, validates=validates)
+            return pl.Trainer(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                strategy=self.strategy,
+                max_epochs=-1 if self.max_epochs is None else self.max_epochs,
+                check_val_every_n_epoch=1 if share else int(self.validate_every),
+                val_check_interval=self.validate_every if share else 1.0,
+                limit_val_batches=1.0 if validates else 0,
+                num_sanity_val_steps=0,
+                inference_mode=False,  # forces are derivatives, in validation too
+                use_distributed_sampler=False,  # our loaders share batches out by their cost
+                callbacks=list(callbacks),
+                logger=logger if logger is not None else False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                default_root_dir=folder,
+            )
         except (MisconfigurationException, ValueError, TypeError) as error:
             met = (
                 f"trainer.accelerator={self.accelerator}, devices={self.devices}, "
@@ -139,33 +156,6 @@ class TrainerSettings:
             )
             reason = str(error).partition("\n")[0]
             raise UserMistake(f"{met}: not to be had on this machine: {reason}") from error
-
-    def _build(
-        self,
-        folder: Path,
-        callbacks: Sequence[pl.Callback],
-        logger: Logger | None,
-        *,
-        validates: bool,
-    ) -> pl.Trainer:
-        share = self.validate_every < 1
-        return pl.Trainer(
-            accelerator=self.accelerator,
-            devices=self.devices,
-            strategy=self.strategy,
-            max_epochs=-1 if self.max_epochs is None else self.max_epochs,
-            check_val_every_n_epoch=1 if share else int(self.validate_every),
-            val_check_interval=self.validate_every if share else 1.0,
-            limit_val_batches=1.0 if validates else 0,
-            num_sanity_val_steps=0,
-            inference_mode=False,  # forces are derivatives, in validation too
-            use_distributed_sampler=False,  # our loaders share batches out by their cost
-            callbacks=list(callbacks),
-            logger=logger if logger is not None else False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
 
 
 @contextmanager
