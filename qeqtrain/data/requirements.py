@@ -74,6 +74,16 @@ def charge_notes(source: Source) -> list[str]:
     ]
 
 
+def field_notes(source: Source) -> list[str]:
+    """Frames in an electric field, as a note: their labels hold what no model reads."""
+    if not source.in_field:
+        return []
+    return [
+        f"{source.name}: {plural(source.in_field, 'frame')} in an electric field, which "
+        "models do not read yet: what it does to energies and forces cannot be learnt"
+    ]
+
+
 def charge_residuals(source: Source) -> np.ndarray:
     """Sum of the charges less the total charge, e, for frames that have both."""
     if "charges" not in source.present:

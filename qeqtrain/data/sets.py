@@ -14,7 +14,13 @@ from qeqtrain.data.batching import FrameBatches, StatefulLoader
 from qeqtrain.data.elements import SYMBOLS
 from qeqtrain.data.labels import LABELS, Conventions, DipoleOrigin, NanPolicy, TotalChargePolicy
 from qeqtrain.data.plan import BatchPlan
-from qeqtrain.data.requirements import charge_notes, charge_problems, label_problems, leaks
+from qeqtrain.data.requirements import (
+    charge_notes,
+    charge_problems,
+    field_notes,
+    label_problems,
+    leaks,
+)
 from qeqtrain.data.sources import Source, open_source
 from qeqtrain.data.splits import SPLITS, split_from_file, split_indices
 from qeqtrain.data.statistics import Statistics, neighbor_average, statistics
@@ -149,7 +155,8 @@ class DataSets:
         if problems:
             raise UserMistake(*problems)
         self.notes = [note for source in sources for note in source.notes]
-        self.notes += [note for source in sources for note in charge_notes(source)]
+        for source in sources:
+            self.notes += [*charge_notes(source), *field_notes(source)]
         self.notes += leaks(self._parts) + self._partial(asked) + self._strangers()
         carried = {name for source in sources for name in source.present}
         self._labels = tuple(

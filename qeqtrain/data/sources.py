@@ -160,6 +160,14 @@ class Source:
         return self._columns[f"labels/{label}"][()]
 
     @property
+    def in_field(self) -> int:
+        """How many frames are in an electric field."""
+        if "electric_field" not in self._columns:
+            return 0
+        fields = np.nan_to_num(self._columns["electric_field"][()])
+        return int((fields != 0.0).any(axis=1).sum())
+
+    @property
     def numbers(self) -> np.ndarray:
         """Atomic numbers of all atoms, shape ``(N,)``."""
         return self._columns["numbers"][()]

@@ -146,3 +146,21 @@ def test_statistics_are_those_of_the_training_frames(files):
 def test_given_files_win_over_fractions(files):
     sets = prepared(**files, split={"val": 0.5, "test": 0.25})
     assert {k: len(v) for k, v in sets.split_ids.items()} == {"train": 15, "val": 4, "test": 5}
+
+
+def test_a_field_that_no_model_reads_is_remarked(tmp_path, make_molecule):
+    path = tmp_path / "field.extxyz"
+    frame = make_molecule(1)
+    pulled = replace(frame.structure, electric_field=np.array([0.0, 0.0, 0.1]))
+    write_extxyz(path, [replace(frame, structure=pulled), make_molecule(2), make_molecule(3)])
+    sets = prepared(train=str(path), split={})
+    assert any("1 frame in an electric field" in note for note in sets.notes)
+
+
+def test_charges_that_contradict_the_total_charge_are_remarked(tmp_path, make_molecule):
+    path = tmp_path / "odd.extxyz"
+    frame = make_molecule(1, charge=1.0)
+    wrong = replace(frame.structure, total_charge=0.0)
+    write_extxyz(path, [replace(frame, structure=wrong), make_molecule(2), make_molecule(3)])
+    sets = prepared(train=str(path), split={})
+    assert any("do not add up to the total charge (by up to 1.00 e)" in n for n in sets.notes)
