@@ -19,11 +19,5 @@ COULOMB_CONSTANT = 14.399645478425668
 EV_PER_A3_TO_GPA = 160.21766208
 """One eV/A^3 in GPa."""
 
-KBAR_TO_EV_PER_A3 = 1.0 / (10.0 * EV_PER_A3_TO_GPA)
-"""One kbar in eV/A^3; VASP writes compressive stress positive, so its sign turns as well."""
-
-DEBYE = 0.20819433442462576
-"""One Debye in e A."""
-
 MILLI = 1.0e3
 """Factor from eV, e to the meV, me of printed tables."""

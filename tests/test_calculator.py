@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.calculators.test import calculate_numerical_forces
 from ase.eos import calculate_eos
@@ -61,6 +62,20 @@ def test_total_charge_comes_from_the_argument_or_from_info_and_conflict_is_an_er
     atoms.info["charge"] = -1
     with pytest.raises(UserMistake, match="contradicts"):
         atoms.get_potential_energy()
+
+
+def test_two_total_charges_in_info_are_a_contradiction(calculator: QeqCalculator) -> None:
+    atoms = water(1.0)
+    atoms.info["total_charge"] = 0.0
+    atoms.calc = calculator
+    with pytest.raises(UserMistake, match="contradicts itself"):
+        atoms.get_potential_energy()
+
+
+def test_the_callers_potential_keeps_its_precision() -> None:
+    potential = small_qet()
+    assert QeqCalculator(potential, dtype="float32").potential.dtype == torch.float32
+    assert potential.dtype == torch.float64
 
 
 def test_a_charge_edited_in_info_is_seen(calculator: QeqCalculator) -> None:

@@ -5,6 +5,7 @@ Nothing heavy is imported to print help or to say what is wrong with a recipe.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -53,6 +54,13 @@ def usage() -> str:
     )
 
 
+_OF_FILES = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG),
+}
+"""Errors of files and disks, which users mend; any other is a fault of ours."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -84,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of a pipe has gone, as in `qeqtrain list | head -1`
         return 0
     except OSError as error:
-        if error.errno is None:
+        if error.errno not in _OF_FILES:
             return _fault()
         where = f"{error.filename}: " if error.filename else ""
         return _say(verb, UserMistake(f"{where}{error.strerror or error}"))
