@@ -18,6 +18,13 @@ class UserMistake(Exception):
         self.problems = problems
 
 
+class EquilibrationFailed(RuntimeError):
+    """Charges of a structure could not be found; it is named, with its composition and why.
+
+    Bad geometry or diverged weights rather than a setting: training skips the step.
+    """
+
+
 class Diverged(Exception):
     """Training gave non-finite numbers even after going back: exit code 3."""
 

@@ -7,13 +7,17 @@ out once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import vesin
 
 from qeqtrain.structures import Pairs, Structure
+
+Reach = float | Callable[[Structure], float]
+"""How far a consumer's pairs reach, A: a cutoff, or a rule that gives one per structure."""
 
 
 def completed_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -48,11 +52,18 @@ def completed_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 def find_pairs(structure: Structure, cutoff: float) -> Pairs:
     """List all pairs within ``cutoff``, periodic images included, each pair once.
 
-    An atom and its own image count as a pair; an atom and itself do not.
+    An atom and its own image count as a pair; an atom and itself do not. A molecule may have
+    an infinite cutoff: all pairs.
     """
     if len(structure) == 0:
         empty = np.zeros(0, dtype=np.int64)
         return Pairs(empty, empty, np.zeros((0, 3), dtype=np.int64), cutoff)
+    if math.isinf(cutoff):
+        if structure.pbc.any():
+            raise ValueError("a periodic structure has no end of pairs; give a finite cutoff")
+        sender, receiver = np.triu_indices(len(structure), k=1)
+        none = np.zeros((len(sender), 3), dtype=np.int64)
+        return Pairs(sender.astype(np.int64), receiver.astype(np.int64), none, cutoff)
     finder = vesin.NeighborList(cutoff=cutoff, full_list=False, sorted=True, n_threads=1)
     sender, receiver, shift = finder.compute(
         points=structure.positions,
@@ -65,16 +76,17 @@ def find_pairs(structure: Structure, cutoff: float) -> Pairs:
     )
 
 
-def with_pairs(structure: Structure, cutoffs: Mapping[str, float]) -> Structure:
+def with_pairs(structure: Structure, cutoffs: Mapping[str, Reach]) -> Structure:
     """Give a structure the neighbour lists that a model's consumers ask for.
 
     Args:
         structure: lists it has already are kept.
-        cutoffs: A, by consumer (``Potential.cutoffs``).
+        cutoffs: A, by consumer (``Potential.cutoffs``), or rules that give them.
     """
     found: dict[float, Pairs] = {}
     pairs = {}
-    for consumer, cutoff in cutoffs.items():
+    for consumer, reach in cutoffs.items():
+        cutoff = reach(structure) if callable(reach) else reach
         known = structure.pairs.get(consumer)
         if known is None or known.cutoff != cutoff:
             known = found.get(cutoff) or find_pairs(structure, cutoff)

@@ -58,6 +58,11 @@ class Structure:
         spin: multiplicity 2S+1, or ``None`` where it is not known.
         electric_field: V/A, shape ``(3,)``, or ``None``.
         external_potential: potential applied to every atom, V, shape ``(n,)``, or ``None``.
+        fragments: which of m fragments every atom belongs to, 0 to m - 1, shape ``(n,)``, or
+            ``None``: charge then flows through the whole structure.
+        fragment_charges: total charge of every fragment, e, shape ``(m,)``; NaN where the
+            fragment is held at a potential instead.
+        fragment_potentials: V, shape ``(m,)``, read where ``fragment_charges`` is NaN.
         pairs: neighbour lists by consumer (``backbone``, ``charge``).
     """
 
@@ -69,6 +74,9 @@ class Structure:
     spin: float | None = None
     electric_field: np.ndarray | None = None
     external_potential: np.ndarray | None = None
+    fragments: np.ndarray | None = None
+    fragment_charges: np.ndarray | None = None
+    fragment_potentials: np.ndarray | None = None
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -115,6 +123,46 @@ class Edges:
 
 
 @dataclass(frozen=True)
+class ChargeGroups:
+    r"""Sets of atoms among which charge flows freely; every atom is in one of G groups.
+
+    Without constraints each structure is one group and its total charge is given. A fragment
+    of known charge is a group of its own; so is an electrode, whose charge is open while its
+    potential is held: what is minimised is then the grand potential
+    :math:`\Omega = E - \sum_g \phi_g Q_g`.
+
+    Attributes:
+        member: group of every atom, int64, shape ``(N,)``.
+        charge: total charge, e, float64, shape ``(G,)``; NaN where the potential is held.
+        potential: V, float64, shape ``(G,)``; read where ``charge`` is NaN.
+        structure: the one each group belongs to, int64, shape ``(G,)``.
+    """
+
+    member: Tensor
+    charge: Tensor
+    potential: Tensor
+    structure: Tensor
+
+    def __len__(self) -> int:
+        """Count the groups, G."""
+        return self.structure.shape[0]
+
+    @property
+    def held(self) -> Tensor:
+        """Mark the groups whose potential is held, bool, shape ``(G,)``."""
+        return self.charge.isnan()
+
+    def sum_over_atoms(self, values: Tensor) -> Tensor:
+        """Add up a quantity per atom, ``(N, ...)``, into one per group, ``(G, ...)``."""
+        total = values.new_zeros((len(self), *values.shape[1:]))
+        return total.index_add(0, self.member, values)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> ChargeGroups:
+        """Apply a function to every tensor."""
+        return ChargeGroups(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True)
 class Structures:
     """A batch of B structures with N atoms in all, as flat tensors.
 
@@ -128,6 +176,7 @@ class Structures:
         spin: multiplicity 2S+1, float64, shape ``(B,)``; NaN where it is not known.
         electric_field: V/A, float64, shape ``(B, 3)``.
         external_potential: V, float64, shape ``(N,)``, or ``None`` where none is applied.
+        groups: fragments and electrodes, or ``None`` where no structure has any.
         edges: neighbour pairs by consumer (``backbone``, ``charge``).
     """
 
@@ -140,6 +189,7 @@ class Structures:
     spin: Tensor
     electric_field: Tensor
     external_potential: Tensor | None = None
+    groups: ChargeGroups | None = None
     edges: Mapping[str, Edges] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -160,6 +210,14 @@ class Structures:
         """Atoms of each structure, float64, shape ``(B,)``."""
         return self.sum_over_atoms(torch.ones_like(self.positions[:, 0]))
 
+    def charge_groups(self) -> ChargeGroups:
+        """Sets of atoms that share charge: the groups given, or one for each structure."""
+        if self.groups is not None:
+            return self.groups
+        every = torch.arange(len(self), device=self.batch.device)
+        none = torch.zeros_like(self.total_charge)
+        return ChargeGroups(self.batch, self.total_charge, none, every)
+
     def edge_vectors(self, consumer: str) -> Tensor:
         """Vectors from sender to receiver of one consumer's pairs, A, shape ``(P, 3)``."""
         edges = self.edges[consumer]
@@ -174,6 +232,8 @@ class Structures:
         for name, value in values.items():
             if isinstance(value, Tensor):
                 values[name] = change(value)
+            elif isinstance(value, ChargeGroups):
+                values[name] = value.map(change)
         values["edges"] = {
             consumer: replace(
                 e, sender=change(e.sender), receiver=change(e.receiver), shift=change(e.shift)
@@ -203,7 +263,8 @@ class Prediction:
         charges: e, float64, shape ``(N,)``.
         dipole: about the centre of mass, e A, float64, shape ``(B, 3)``; NaN for structures
             with a periodic direction, where it is not defined.
-        chemical_potential: +dE/dQ of the charge equilibration, eV/e, shape ``(B,)``.
+        chemical_potential: +dE/dQ of the charge equilibration, eV/e, shape ``(B,)``; NaN for
+            structures in which charge does not flow through all atoms.
         electrostatic_potential: at every atom, V, shape ``(N,)``.
         electronegativity, hardness: of every atom, eV/e and eV/e^2, shape ``(N,)``.
         atomic_energies: eV, shape ``(N,)``; the network's share, without references.
@@ -276,6 +337,9 @@ def collate(structures: Sequence[Structure]) -> Structures:
             (0,),
             np.float64,
         )
+    groups = None
+    if any(s.fragments is not None for s in structures):
+        groups = _collate_groups(structures)
     none = np.zeros(3)
     fields_ = [none if s.electric_field is None else s.electric_field for s in structures]
     return Structures(
@@ -290,5 +354,27 @@ def collate(structures: Sequence[Structure]) -> Structures:
         ),
         electric_field=per_structure(fields_, (3,), np.float64),
         external_potential=external,
+        groups=groups,
         edges=edges,
+    )
+
+
+def _collate_groups(structures: Sequence[Structure]) -> ChargeGroups:
+    """Join fragments; a structure without any is one group with its total charge."""
+    member, charge, potential, owner = [], [], [], []
+    count = 0
+    for i, one in enumerate(structures):
+        fragments, charges = one.fragments, one.fragment_charges
+        if fragments is None:
+            fragments, charges = np.zeros(len(one)), np.array([one.total_charge])
+        held = one.fragment_potentials
+        if charges is None:
+            charges = np.full(len(held) if held is not None else 0, np.nan)
+        member.append(np.asarray(fragments, dtype=np.int64) + count)
+        charge.append(np.asarray(charges, dtype=np.float64))
+        potential.append(np.zeros(len(charges)) if held is None else np.nan_to_num(held))
+        owner.append(np.full(len(charges), i))
+        count += len(charges)
+    return ChargeGroups(
+        *(torch.from_numpy(np.concatenate(x)) for x in (member, charge, potential, owner))
     )

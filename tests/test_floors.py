@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     ("units", "structures", "errors"),
-    ("neighbors", "physics"),
+    ("neighbors", "physics", "fragments"),
     ("nn",),
     ("models", "data"),
     ("training",),

@@ -1,0 +1,1 @@
+"""Solvers of the linear equations of charge equilibration; they know no Coulomb."""

@@ -1,0 +1,65 @@
+"""Where Ewald's sum is split, and how far the list of pairs reaches."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from qeqtrain.errors import UserMistake
+from qeqtrain.physics.ewald import CoulombReach, split
+from qeqtrain.physics.slab import shortest_in_plane, vacuum
+from qeqtrain.structures import Structure
+from tests.physics.systems import WIDTHS, salt, small_slab, water
+
+
+def structure(atoms) -> Structure:
+    return Structure.from_atoms(atoms, total_charge=0.0)
+
+
+def test_a_molecule_lists_all_pairs() -> None:
+    assert math.isinf(CoulombReach(WIDTHS)(structure(water())))
+
+
+def test_the_rule_travels_to_other_processes() -> None:
+    reach = CoulombReach(WIDTHS, 1e-7)
+    assert pickle.loads(pickle.dumps(reach))(structure(salt())) == reach(structure(salt()))
+
+
+def test_a_looser_accuracy_reaches_less_far() -> None:
+    for atoms in (salt(), small_slab()):
+        tight, loose = (CoulombReach(WIDTHS, a)(structure(atoms)) for a in (1e-10, 1e-5))
+        assert loose < 0.8 * tight
+
+
+def test_the_splitting_width_grows_with_the_cell() -> None:
+    widths = []
+    for repeat in (2, 4):
+        atoms = salt() * ((repeat,) * 3)
+        cell = torch.from_numpy(atoms.cell.array)
+        positions = torch.from_numpy(atoms.positions)
+        widths.append(split(positions, cell, [True] * 3, 0.5, 1e-9).width)
+    # Twice the length is 64 times V^2, 8 times N.
+    assert widths[1] == pytest.approx(widths[0] * math.sqrt(2.0))
+
+
+def test_an_element_without_a_width_is_refused() -> None:
+    with pytest.raises(UserMistake, match=r"\[17\]"):
+        CoulombReach({11: 1.66})(structure(salt()))
+
+
+def test_the_shortest_in_plane_wave_does_not_depend_on_how_the_lattice_is_written() -> None:
+    rows = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]], dtype=torch.float64)
+    skewed = rows.clone()
+    skewed[1] += 5 * rows[0]
+    for given in (rows, skewed):
+        assert shortest_in_plane(given) == pytest.approx(2.0 * math.pi / 4.0)
+
+
+def test_the_vacuum_is_about_three_periods_of_the_surface() -> None:
+    rows = 4.0 * torch.eye(3, dtype=torch.float64)[:2]
+    assert 2.5 < vacuum(rows, 0.1, 1e-9) / 4.0 < 4.0
+    assert np.isclose(vacuum(rows, 50.0, 1e-9), math.sqrt(-4.0 * math.log(1e-9)) * 50.0)
