@@ -1,41 +1,112 @@
-"""How charges enter the energy."""
+r"""How charges enter the energy.
+
+Four ways, each with an energy of every atom read from its features x, and with or without the
+energy of the equilibration beside it:
+
+* :class:`FeatureCoupling`: the readout sees charge and potential, :math:`e(x, q, V)`;
+* :class:`AdditiveCoupling`: :math:`e(x)` plus the charge energy, in full or its Coulomb part;
+* :class:`VariationalCoupling`: :math:`e_0 + e_1 q + \tfrac12 e_2 q^2`, which enters the solve;
+* :class:`~qeqtrain.nn.second_network.SecondNetwork`: another backbone that sees the charges.
+
+Energies are in units of the model's scale, charge energies in eV.
+"""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from qeqtrain.errors import UserMistake
-from qeqtrain.nn.charges import Charges
-from qeqtrain.nn.mlp import GatedMLP
+from qeqtrain.nn.charges import ChargeResponse, Charges
+from qeqtrain.nn.mlp import GatedMLP, UnitLinear
+from qeqtrain.structures import Structures
+
+ChargeEnergy = Literal["none", "full", "coulomb"]
+Readout = Literal["gated", "linear"]
 
 
-class FeatureCoupling(nn.Module):
-    """The readout sees an atom's charge and potential beside its features, as QET does.
+class Coupling(nn.Module):
+    """What every coupling offers to :class:`~qeqtrain.models.potential.Potential`.
 
-    The energy of the equilibration is not added: what charges are worth is learned.
+    Args:
+        charge_energy: part of the equilibration's energy that is added: ``none``, all of it
+            (``full``), or what charges share pairwise (``coulomb``).
+        charge_features: numbers per atom of the charge model (0 without charges).
+
+    Raises:
+        UserMistake: an energy of charges is asked for where there are none.
+    """
+
+    def __init__(self, charge_energy: ChargeEnergy, charge_features: int) -> None:
+        super().__init__()
+        if charge_energy != "none" and charge_features == 0:
+            raise UserMistake(
+                f"coupling.charge_energy is {charge_energy}, but charge=none has no charges; "
+                "say coupling=feature, or choose charge=diagonal or gaussian"
+            )
+        self.charge_energy = charge_energy
+
+    def response(self, features: Tensor) -> ChargeResponse | None:
+        """Say what is added to the charge functional before it is minimised: nothing.
+
+        Args:
+            features: of the backbone, shape ``(N, C)``.
+        """
+        return None
+
+    def energy_of(self, charges: Charges) -> Tensor | float:
+        """Give the part of the charge energy that is added, eV, shape ``(B,)``."""
+        if self.charge_energy == "none":
+            return 0.0
+        return charges.energy if self.charge_energy == "full" else charges.coulomb_energy
+
+
+class FeatureCoupling(Coupling):
+    """The readout sees an atom's charge and potential beside its features, as in QET.
 
     Args:
         hidden: widths between input and energy; as published: input, C, C.
+        readout: ``gated`` perceptrons as in QET, or ``linear`` as in NequIP.
+        charge_energy: what is added besides; QET adds nothing: what charges are worth is
+            learned.
         channels: C, features of the backbone.
         charge_features: numbers per atom of the charge model (0 without charges).
     """
 
     def __init__(
-        self, hidden: list[int] | None = None, *, channels: int, charge_features: int
+        self,
+        hidden: list[int] | None = None,
+        readout: Readout = "gated",
+        charge_energy: ChargeEnergy = "none",
+        *,
+        channels: int,
+        charge_features: int,
     ) -> None:
-        super().__init__()
+        super().__init__(charge_energy, charge_features)
+        width = channels + charge_features
         if hidden is not None and any(h < 1 for h in hidden):
             raise UserMistake(f"coupling.hidden is {hidden}; expected widths of 1 or more")
-        width = channels + charge_features
-        self.norm = nn.LayerNorm(width)
         inner = [width, channels, channels] if hidden is None else hidden
-        self.energy = GatedMLP([width, *inner, 1])
+        self.norm: nn.Module = nn.Identity()
+        self.energy: nn.Module = UnitLinear(width, 1)
+        if readout == "gated":
+            self.norm, self.energy = nn.LayerNorm(width), GatedMLP([width, *inner, 1])
 
-    def forward(self, features: Tensor, charges: Charges | None) -> Tensor:
+    def forward(
+        self,
+        structures: Structures,
+        species: Tensor,
+        features: Tensor,
+        charges: Charges | None,
+    ) -> Tensor:
         """Read the energy of every atom.
 
         Args:
+            structures: the batch.
+            species: index of every atom's element, shape ``(N,)``.
             features: shape ``(N, C)``.
             charges: of the charge model, or ``None``.
 
@@ -46,3 +117,95 @@ class FeatureCoupling(nn.Module):
             read = torch.stack([charges.charges, charges.electrostatic_potential], dim=-1)
             features = torch.cat([features, read.to(features.dtype)], dim=-1)
         return self.energy(self.norm(features)).squeeze(-1)
+
+
+class AdditiveCoupling(Coupling):
+    r"""Energy of the surroundings plus energy of the charges; the readout does not see them.
+
+    With the ``full`` energy charges are at its minimum, and forces need no derivative of them;
+    ``coulomb`` adds :math:`\tfrac12 q^T A q` alone, as 4G networks do.
+
+    Args:
+        charge_energy: ``full`` or ``coulomb``.
+        hidden: widths between features and energy; ``None``: C, C.
+        readout: ``gated`` perceptrons, or ``linear``.
+        channels: C, features of the backbone.
+        charge_features: numbers per atom of the charge model (0 without charges).
+    """
+
+    def __init__(
+        self,
+        charge_energy: Literal["full", "coulomb"] = "full",
+        hidden: list[int] | None = None,
+        readout: Readout = "gated",
+        *,
+        channels: int,
+        charge_features: int,
+    ) -> None:
+        super().__init__(charge_energy, charge_features)
+        self.local = FeatureCoupling(
+            [channels, channels] if hidden is None else hidden,
+            readout,
+            channels=channels,
+            charge_features=0,
+        )
+
+    def forward(
+        self,
+        structures: Structures,
+        species: Tensor,
+        features: Tensor,
+        charges: Charges | None,
+    ) -> Tensor:
+        """Read the energy of every atom, shape ``(N,)``; see :class:`FeatureCoupling`."""
+        return self.local(structures, species, features, None)
+
+
+class VariationalCoupling(Coupling):
+    r"""The network's dependence on charge is part of what the charges minimise.
+
+    .. math:: E = \sum_i \big(e_0 + e_1 q_i + \tfrac12 e_2 q_i^2\big)
+              + E_{charge}(q), \qquad \partial E / \partial q_i = \mu
+
+    so the total energy is stationary in the charges and forces need no response of theirs.
+    Shaidu et al., npj Comput. Mater. 10, 47 (2024).
+
+    Args:
+        hidden: widths between features and the three coefficients; ``None``: C, C.
+        channels: C, features of the backbone.
+        charge_features: numbers per atom of the charge model.
+    """
+
+    def __init__(
+        self, hidden: list[int] | None = None, *, channels: int, charge_features: int
+    ) -> None:
+        super().__init__("full", charge_features)
+        inner = [channels, channels] if hidden is None else hidden
+        if any(h < 1 for h in inner):
+            raise UserMistake(f"coupling.hidden is {hidden}; expected widths of 1 or more")
+        self.norm = nn.LayerNorm(channels)
+        self.constant = GatedMLP([channels, *inner, 1])
+        self.linear = GatedMLP([channels, *inner, 1])
+        self.quadratic = GatedMLP([channels, *inner, 1])
+
+    def response(self, features: Tensor) -> ChargeResponse:
+        """Give e1 (eV/e) and e2 >= 0 (eV/e^2) of every atom, shapes ``(N,)``.
+
+        Args:
+            features: of the backbone, shape ``(N, C)``.
+        """
+        x = self.norm(features)
+        return ChargeResponse(
+            electronegativity=self.linear(x).squeeze(-1).double(),
+            hardness=functional.softplus(self.quadratic(x).squeeze(-1).double()),
+        )
+
+    def forward(
+        self,
+        structures: Structures,
+        species: Tensor,
+        features: Tensor,
+        charges: Charges | None,
+    ) -> Tensor:
+        """Give e0 of every atom, shape ``(N,)``; see :class:`FeatureCoupling`."""
+        return self.constant(self.norm(features)).squeeze(-1)

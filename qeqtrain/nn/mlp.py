@@ -41,6 +41,25 @@ class MLP(nn.Module):
         return x
 
 
+class UnitLinear(nn.Module):
+    """A linear map without bias, as NequIP has them: x W / sqrt(inputs), W of unit variance.
+
+    Under Adam all weights then move at one pace, however wide the layer.
+
+    Args:
+        inputs: width of the input.
+        outputs: width of the output.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., inputs)`` to ``(..., outputs)``."""
+        return x @ (self.weight * self.weight.shape[0] ** -0.5)
+
+
 class GatedMLP(nn.Module):
     """One perceptron multiplied by the sigmoid of another of the same shape.
 

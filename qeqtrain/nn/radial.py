@@ -1,15 +1,21 @@
-"""Functions of a distance that radial networks start from.
+"""Functions of a distance that radial networks start from, and one such network.
 
-Nothing here is trained. Every basis takes distances ``(P,)`` in A and gives ``(P, K)``.
+Every basis takes distances ``(P,)`` in A and gives ``(P, K)``; nothing in it is trained but,
+if asked, the roots of :class:`Bessel`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from qeqtrain.nn.gate import SILU_GAIN, silu
+from qeqtrain.physics.cutoff import polynomial_cutoff
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
@@ -83,3 +89,62 @@ class Gaussians(nn.Module):
 
 
 BASES = {"smooth_bessel": SmoothBessel, "gaussian": Gaussians}
+
+
+class Bessel(nn.Module):
+    r"""Spherical Bessel functions (l = 0), damped towards the cutoff.
+
+    .. math:: e_n(r) = \frac{2}{r_c} \frac{\sin(w_n r / r_c)}{r}\, u(r / r_c), \quad w_n = n \pi
+
+    as NequIP has them; its 2 / r_c stands where an orthonormal set has the square root.
+
+    Args:
+        functions: how many.
+        cutoff: r_c, A.
+        power: p of the cutoff polynomial u.
+        trainable: whether the roots w_n are trained.
+    """
+
+    def __init__(self, functions: int, cutoff: float, power: int, *, trainable: bool) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.power = power
+        roots = math.pi * torch.arange(1, functions + 1, dtype=torch.float64)
+        if trainable:
+            self.roots = nn.Parameter(roots.to(torch.get_default_dtype()))
+        else:
+            self.register_buffer("roots", roots, persistent=False)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluate at ``(P,)`` distances > 0, A: ``(P, K)``, 1/A^2."""
+        x = distance[:, None] / self.cutoff
+        envelope = (2.0 / self.cutoff) * polynomial_cutoff(x, self.power) / distance[:, None]
+        return torch.sin(x * self.roots.to(distance.dtype)) * envelope
+
+
+class RadialNetwork(nn.Module):
+    """Weights of every path from the radial functions: a perceptron without bias.
+
+    Args:
+        sizes: width of the input, of every hidden layer and of the output.
+        normalized: whether activations are scaled to unit variance, or else all weights but
+            the first by the root of 2.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, normalized: bool) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(a, b)) for a, b in itertools.pairwise(sizes)
+        )
+        if not normalized:
+            for weight in self.weights:
+                nn.init.uniform_(weight, -(3.0**0.5), 3.0**0.5)
+        self.gain = SILU_GAIN if normalized else 2.0**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(P, sizes[0])`` to ``(P, sizes[-1])``."""
+        # A gain of the activation and one of the next layer's weights are the same thing.
+        x = x @ (self.weights[0] * self.weights[0].shape[0] ** -0.5)
+        for weight in self.weights[1:]:
+            x = silu(x) @ (weight * (self.gain * weight.shape[0] ** -0.5))
+        return x

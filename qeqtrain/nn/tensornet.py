@@ -265,6 +265,7 @@ class TensorNet(nn.Module):
         convention: whose features a message carries; see the module.
         conditioning: whether total charge, or charge and spin, enter the atoms' embedding.
         elements: atomic numbers the model knows.
+        attributes: numbers per atom that a linear map adds to its species vector.
     """
 
     def __init__(
@@ -278,6 +279,7 @@ class TensorNet(nn.Module):
         conditioning: Conditions = "none",
         *,
         elements: Sequence[int],
+        attributes: int = 0,
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
@@ -292,26 +294,39 @@ class TensorNet(nn.Module):
         self.conditioning = (
             None if conditioning == "none" else ChargeSpinEmbedding(channels, conditioning)
         )
+        self.attributes = nn.Linear(attributes, channels, bias=False) if attributes else None
 
     @property
     def cutoffs(self) -> dict[str, float]:
         """Neighbour lists this module reads, by consumer."""
         return {"backbone": self.cutoff}
 
-    def forward(self, structures: Structures, species: Tensor) -> Tensor:
+    def forward(
+        self, structures: Structures, species: Tensor, attributes: Tensor | None = None
+    ) -> Tensor:
         """Describe every atom.
 
         Args:
             structures: with edges for ``backbone``.
             species: index of every atom's element, shape ``(N,)``.
+            attributes: further numbers of every atom, shape ``(N, attributes)``.
 
         Returns:
             Invariant features, shape ``(N, C)``.
+
+        Raises:
+            ValueError: attributes are given and not expected, or the other way round.
         """
         edges = structures.edges["backbone"]
         vectors = structures.edge_vectors("backbone")  # (P, 3)
         distance = vectors.norm(dim=-1)
         z = self.embedding.species(species)
+        given = 0 if attributes is None else attributes.shape[1]
+        expected = 0 if self.attributes is None else self.attributes.in_features
+        if given != expected:
+            raise ValueError(f"{given} attributes per atom given, {expected} expected")
+        if self.attributes is not None:
+            z = z + self.attributes(attributes.to(z.dtype))
         if self.conditioning is not None:
             z = z + self.conditioning(structures, z)
         unit = (vectors / distance[:, None]).to(z.dtype)

@@ -8,9 +8,23 @@ import pytest
 import torch
 
 from qeqtrain.errors import UserMistake
-from qeqtrain.nn.tensornet import MatrixProducts, direction_components, matrix_basis
+from qeqtrain.nn.tensornet import (
+    MatrixProducts,
+    TensorNet,
+    direction_components,
+    matrix_basis,
+)
 from tests.nn import oracle
-from tests.systems import batch_of, one_atom_cell, slab, small_qet, triclinic, water, wire
+from tests.systems import (
+    ELEMENTS,
+    batch_of,
+    one_atom_cell,
+    slab,
+    small_qet,
+    triclinic,
+    water,
+    wire,
+)
 
 
 def test_the_nine_matrices_are_orthonormal_and_of_their_kind() -> None:
@@ -65,3 +79,16 @@ def test_a_hardness_that_rounds_to_zero_keeps_its_floor() -> None:
     found = potential(batch_of([water(1.0)], potential))
     assert found.charges.isfinite().all()
     assert found.hardness.min() == 1e-3
+
+
+def test_attributes_are_added_to_the_species_vector() -> None:
+    torch.manual_seed(0)
+    net = TensorNet(channels=8, layers=1, elements=ELEMENTS, attributes=2).double()
+    batch = batch_of([water()], small_qet(cutoff=5.0))
+    species = torch.tensor([ELEMENTS.index(int(z)) for z in batch.numbers])
+    given = torch.zeros(3, 2, dtype=torch.float64)
+    without = net(batch, species, given)
+    given[0, 1] = 1.0
+    assert (net(batch, species, given) - without).abs().amin(dim=1).max() > 1e-6
+    with pytest.raises(ValueError, match="0 attributes per atom given, 2 expected"):
+        net(batch, species)

@@ -1,6 +1,15 @@
 """Charge models: from an atom's features to its charge, with a potential and an energy."""
 
-from qeqtrain.nn.charges.base import Charges, NoCharges
+from qeqtrain.nn.charges.base import ChargeResponse, Charges, NoCharges
 from qeqtrain.nn.charges.diagonal import DiagonalCharges
+from qeqtrain.nn.charges.gaussian import GaussianCharges
+from qeqtrain.nn.charges.local import LocalCharges
 
-__all__ = ["Charges", "DiagonalCharges", "NoCharges"]
+__all__ = [
+    "ChargeResponse",
+    "Charges",
+    "DiagonalCharges",
+    "GaussianCharges",
+    "LocalCharges",
+    "NoCharges",
+]

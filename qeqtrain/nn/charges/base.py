@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from qeqtrain.neighbors import Reach
 from qeqtrain.structures import Structures
+
+Fragments = Literal["constrain", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Charges:
         electrostatic_potential: at every atom, V, shape ``(N,)``.
         chemical_potential: +dE/dQ, eV/e, shape ``(B,)``.
         energy: of the equilibration, eV, shape ``(B,)``.
+        coulomb_energy: the part of it that charges share pairwise, eV, shape ``(B,)``.
         electronegativity: eV/e, shape ``(N,)``.
         hardness: eV/e^2, shape ``(N,)``.
     """
@@ -26,6 +32,20 @@ class Charges:
     electrostatic_potential: Tensor
     chemical_potential: Tensor
     energy: Tensor
+    coulomb_energy: Tensor
+    electronegativity: Tensor
+    hardness: Tensor
+
+
+@dataclass(frozen=True)
+class ChargeResponse:
+    """What a coupling adds to the charge functional before it is minimised.
+
+    Attributes:
+        electronegativity: eV/e, shape ``(N,)``.
+        hardness: not negative, eV/e^2, shape ``(N,)``.
+    """
+
     electronegativity: Tensor
     hardness: Tensor
 
@@ -37,10 +57,40 @@ class NoCharges(nn.Module):
     """How many numbers per atom a coupling may read."""
 
     @property
-    def cutoffs(self) -> dict[str, float]:
+    def cutoffs(self) -> dict[str, Reach]:
         """Neighbour lists this module reads, by consumer: none."""
         return {}
 
-    def forward(self, structures: Structures, features: Tensor, species: Tensor) -> None:
+    def forward(
+        self,
+        structures: Structures,
+        features: Tensor,
+        species: Tensor,
+        response: ChargeResponse | None = None,
+    ) -> None:
         """Return nothing, whatever the batch."""
         return
+
+
+def grouped(structures: Structures, fragments: Fragments) -> Structures:
+    """Keep the charge groups of a batch, or let charge flow through every structure."""
+    return structures if fragments == "constrain" else replace(structures, groups=None)
+
+
+def per_structure(chemical_potential: Tensor, structures: Structures) -> Tensor:
+    """Give each structure the chemical potential of its only group.
+
+    Args:
+        chemical_potential: of every group, shape ``(G,)``.
+        structures: B of them.
+
+    Returns:
+        Shape ``(B,)``; NaN for a structure of several groups.
+    """
+    if structures.groups is None:
+        return chemical_potential
+    owner = structures.groups.structure
+    none = chemical_potential.new_zeros(len(structures))
+    count = none.index_add(0, owner, torch.ones_like(chemical_potential))
+    total = none.index_add(0, owner, chemical_potential)
+    return torch.where(count == 1, total, torch.nan)

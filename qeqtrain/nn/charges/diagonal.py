@@ -10,7 +10,14 @@ from ase.data import covalent_radii
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qeqtrain.nn.charges.base import Charges
+from qeqtrain.neighbors import Reach
+from qeqtrain.nn.charges.base import (
+    ChargeResponse,
+    Charges,
+    Fragments,
+    grouped,
+    per_structure,
+)
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.physics.coulomb import tapered_potential
 from qeqtrain.physics.qeq import equilibrate_diagonal
@@ -33,6 +40,8 @@ class DiagonalCharges(nn.Module):
         convention: whose charge makes the potential at an atom: its neighbours'
             (``corrected``), or, in the weights published first, its own (``legacy``).
         train_widths: train the Gaussian widths, which start from covalent radii.
+        fragments: ``constrain`` the charge of fragments where the data name them, or
+            ``ignore`` them.
         channels: C, features of the backbone.
         elements: atomic numbers the model knows.
     """
@@ -46,12 +55,14 @@ class DiagonalCharges(nn.Module):
         cutoff: float = 5.0,
         convention: Literal["corrected", "legacy"] = "corrected",
         train_widths: bool = False,
+        fragments: Fragments = "constrain",
         *,
         channels: int,
         elements: Sequence[int],
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
+        self.fragments = fragments
         self.own_charge = convention == "legacy"
         sizes = [channels, channels, channels, 1]
         self.electronegativity = MLP(sizes, activate_last=True)
@@ -66,19 +77,29 @@ class DiagonalCharges(nn.Module):
         self.width = nn.Parameter(radii, requires_grad=train_widths)
 
     @property
-    def cutoffs(self) -> dict[str, float]:
+    def cutoffs(self) -> dict[str, Reach]:
         """Neighbour lists this module reads, by consumer."""
         return {"charge": self.cutoff}
 
-    def forward(self, structures: Structures, features: Tensor, species: Tensor) -> Charges:
+    def forward(
+        self,
+        structures: Structures,
+        features: Tensor,
+        species: Tensor,
+        response: ChargeResponse | None = None,
+    ) -> Charges:
         """Equilibrate.
 
         Args:
             structures: with edges for ``charge`` and the total charges.
             features: of the backbone, shape ``(N, C)``.
             species: index of every atom's element, shape ``(N,)``.
+            response: of the coupling, added to electronegativity and hardness.
         """
+        structures = grouped(structures, self.fragments)
         chi = self.electronegativity(features).squeeze(-1).double()  # (N,) eV/e
+        if response is not None:
+            chi = chi + response.electronegativity
         if structures.external_potential is not None:
             chi = chi + structures.external_potential
         if self.hardness is not None:
@@ -86,6 +107,8 @@ class DiagonalCharges(nn.Module):
         else:
             eta = functional.softplus(self.species_hardness).index_select(0, species)
         eta = eta.double().clamp_min(HARDNESS_FLOOR)
+        if response is not None:
+            eta = eta + response.hardness
         rest = equilibrate_diagonal(chi, eta, structures)
         potential = tapered_potential(
             rest.charges,
@@ -97,8 +120,9 @@ class DiagonalCharges(nn.Module):
         return Charges(
             charges=rest.charges,
             electrostatic_potential=potential,
-            chemical_potential=rest.chemical_potential,
+            chemical_potential=per_structure(rest.chemical_potential, structures),
             energy=rest.energy,
+            coulomb_energy=0.5 * structures.sum_over_atoms(rest.charges * potential),
             electronegativity=chi,
             hardness=eta,
         )

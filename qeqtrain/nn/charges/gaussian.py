@@ -1,0 +1,131 @@
+"""Full charge equilibration: Gaussian charges that all interact, in molecules and crystals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from qeqtrain.errors import UserMistake
+from qeqtrain.neighbors import Reach
+from qeqtrain.nn.charges.base import (
+    ChargeResponse,
+    Charges,
+    Fragments,
+    grouped,
+    per_structure,
+)
+from qeqtrain.nn.charges.heads import (
+    Hardness,
+    HardnessHead,
+    Head,
+    Widths,
+    electronegativity_head,
+)
+from qeqtrain.physics.ewald import CoulombReach
+from qeqtrain.physics.qeq import equilibrate
+from qeqtrain.structures import Structures
+
+
+class GaussianCharges(nn.Module):
+    r"""Charges at rest under their Coulomb interaction, as in 4G networks and NequIP-LR.
+
+    .. math:: E(q) = \sum_i \big(\chi_i q_i + \tfrac12 J_i q_i^2\big) + \tfrac12\, q^T A q
+
+    with A the interaction of Gaussian charge densities (``physics/gaussian.py``): Ewald's sum
+    in crystals, a planar correction in slabs. Electronegativity and hardness are read from the
+    backbone's features, in eV.
+
+    What plain equilibration gets wrong: charge flows between fragments at any distance, in
+    fractions, as soon as their electronegativities differ; metals and insulators screen alike.
+    Fragments of known charge can be constrained (``fragments`` of a structure).
+
+    Args:
+        hardness: read from an atom's ``environment``, or one trained number per ``species``.
+        hardness_floor: smallest hardness, eV/e^2; below 1 the solve becomes ill conditioned.
+        head: ``mlp``, or ``linear`` maps without bias from features to electronegativity.
+        train_widths: train the Gaussian widths, which start from covalent radii.
+        fragments: ``constrain`` the charge of fragments where the data name them, or
+            ``ignore`` them.
+        solver: ``dense`` (Cholesky), ``iterative`` (conjugate gradient) or, by size, ``auto``.
+        accuracy: of the Coulomb sums, relative.
+        channels: C, features of the backbone.
+        elements: atomic numbers the model knows.
+
+    Raises:
+        UserMistake: an accuracy outside 0 to 0.01, or a negative floor.
+    """
+
+    features = 2
+    """How many numbers per atom a coupling may read: charge and potential."""
+
+    def __init__(
+        self,
+        hardness: Hardness = "environment",
+        hardness_floor: float = 1.0,
+        head: Head = "mlp",
+        train_widths: bool = False,
+        fragments: Fragments = "constrain",
+        solver: Literal["auto", "dense", "iterative"] = "auto",
+        accuracy: float = 1e-9,
+        *,
+        channels: int,
+        elements: Sequence[int],
+    ) -> None:
+        super().__init__()
+        if not 0.0 < accuracy <= 0.01:
+            raise UserMistake(f"charge.accuracy is {accuracy}; expected above 0, up to 0.01")
+        self.fragments = fragments
+        self.solver = solver
+        self.accuracy = accuracy
+        self.electronegativity = electronegativity_head(head, channels)
+        self.hardness = HardnessHead(
+            hardness, hardness_floor, channels=channels, species=len(elements)
+        )
+        self.width = Widths(elements, trained=train_widths)
+
+    @property
+    def cutoffs(self) -> dict[str, Reach]:
+        """Neighbour lists this module reads, by consumer: a rule that grows with size."""
+        return {"charge": CoulombReach(self.width.largest, self.accuracy)}
+
+    def forward(
+        self,
+        structures: Structures,
+        features: Tensor,
+        species: Tensor,
+        response: ChargeResponse | None = None,
+    ) -> Charges:
+        """Equilibrate.
+
+        Args:
+            structures: with edges for ``charge`` and the total charges.
+            features: of the backbone, shape ``(N, C)``.
+            species: index of every atom's element, shape ``(N,)``.
+            response: of the coupling, added to electronegativity and hardness.
+        """
+        structures = grouped(structures, self.fragments)
+        chi = self.electronegativity(features).squeeze(-1).double()  # (N,) eV/e
+        hardness = self.hardness(features, species)  # (N,) eV/e^2
+        if response is not None:
+            chi, hardness = chi + response.electronegativity, hardness + response.hardness
+        if structures.external_potential is not None:
+            chi = chi + structures.external_potential
+        rest = equilibrate(
+            chi,
+            hardness,
+            self.width(species),
+            structures,
+            solver=self.solver,
+            accuracy=self.accuracy,
+        )
+        return Charges(
+            charges=rest.charges,
+            electrostatic_potential=rest.potential,
+            chemical_potential=per_structure(rest.chemical_potential, structures),
+            energy=rest.energy,
+            coulomb_energy=rest.coulomb_energy,
+            electronegativity=chi,
+            hardness=hardness,
+        )

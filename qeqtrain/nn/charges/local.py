@@ -1,0 +1,97 @@
+"""Charges read from an atom's surroundings alone: the control beside every equilibration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from qeqtrain.errors import UserMistake
+from qeqtrain.neighbors import Reach
+from qeqtrain.nn.charges.base import ChargeResponse, Charges, Fragments, grouped
+from qeqtrain.nn.mlp import MLP
+from qeqtrain.physics.coulomb import tapered_potential
+from qeqtrain.structures import Structures
+
+
+class LocalCharges(nn.Module):
+    """A charge for every atom from its features, as third-generation networks have it.
+
+    Nothing is minimised and there is no energy of charges: an atom further away than the
+    backbone sees makes no difference, which is what equilibration is there to mend.
+
+    Args:
+        total: ``shift`` all charges of a structure (or fragment) alike until they add up to its
+            total charge, or leave them ``free``.
+        cutoff: of the potential that a coupling may read, A.
+        fragments: ``constrain`` the charge of fragments where the data name them, or
+            ``ignore`` them.
+        channels: C, features of the backbone.
+    """
+
+    features = 2
+    """How many numbers per atom a coupling may read: charge and potential."""
+
+    def __init__(
+        self,
+        total: Literal["shift", "free"] = "shift",
+        cutoff: float = 5.0,
+        fragments: Fragments = "constrain",
+        *,
+        channels: int,
+    ) -> None:
+        super().__init__()
+        self.shifted = total == "shift"
+        self.cutoff = cutoff
+        self.fragments = fragments
+        self.charge = MLP([channels, channels, 1])
+
+    @property
+    def cutoffs(self) -> dict[str, Reach]:
+        """Neighbour lists this module reads, by consumer."""
+        return {"charge": self.cutoff}
+
+    def forward(
+        self,
+        structures: Structures,
+        features: Tensor,
+        species: Tensor,
+        response: ChargeResponse | None = None,
+    ) -> Charges:
+        """Read the charges.
+
+        Args:
+            structures: with edges for ``charge`` and the total charges.
+            features: of the backbone, shape ``(N, C)``.
+            species: index of every atom's element, shape ``(N,)``.
+            response: of a variational coupling, which has nothing to act on here.
+
+        Raises:
+            UserMistake: a response is given.
+        """
+        if response is not None:
+            raise UserMistake(
+                "coupling=variational needs charges that minimise an energy; "
+                "say charge=gaussian or diagonal"
+            )
+        structures = grouped(structures, self.fragments)
+        charges = self.charge(features).squeeze(-1).double()  # (N,) e
+        if self.shifted:
+            groups = structures.charge_groups()
+            sizes = groups.sum_over_atoms(torch.ones_like(charges))
+            wanted = torch.where(groups.held, 0.0, groups.charge)
+            missing = (wanted - groups.sum_over_atoms(charges)) / sizes  # (G,)
+            charges = charges + missing.index_select(0, groups.member)
+        width = torch.ones_like(charges)  # A: the shape of a bare pair potential
+        potential = tapered_potential(charges, width, structures, "charge", own_charge=False)
+        nothing = torch.zeros_like(structures.total_charge)
+        return Charges(
+            charges=charges,
+            electrostatic_potential=potential,
+            chemical_potential=torch.full_like(nothing, torch.nan),
+            energy=nothing,
+            coulomb_energy=0.5 * structures.sum_over_atoms(charges * potential),
+            electronegativity=torch.zeros_like(charges),
+            hardness=torch.zeros_like(charges),
+        )

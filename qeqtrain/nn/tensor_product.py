@@ -1,0 +1,110 @@
+r"""Messages that couple a neighbour's tensors with the direction to it.
+
+For every way p from a feature of degree l1 through a direction tensor of degree l2 to a degree
+l3 (Batzner et al., Nat. Commun. 13, 2453 (2022), Eq. 8; ``uvu`` in e3nn's terms), an atom
+receives
+
+.. math:: m_{i, pk, c} = \sum_{j} w_{ij, pc}
+    \sum_{k_1 k_2} C^p_{k_1 k_2 k}\, x_{j, k_1 c}\, Y_{ij, k_2}
+
+All couplings together are one dense matrix per edge, :math:`M(Y)`, that multiplies the tensors
+of the sender: one batched matrix product, where a call per path would spend its time on
+launching. :mod:`~qeqtrain.nn.tensor_messages` evaluates and differentiates it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qeqtrain.nn.irreps import Irrep, Path, clebsch_gordan, in_memory, slices
+from qeqtrain.nn.tensor_messages import Ways, tensor_messages
+
+
+class DenseProduct(nn.Module):
+    """Couple neighbours' tensors with directions along every path, and sum over neighbours.
+
+    Args:
+        features: irreps of the neighbours' tensors, in the order of :mod:`~qeqtrain.nn.irreps`.
+        l_max: highest degree of the direction tensors.
+        paths: the couplings.
+    """
+
+    def __init__(self, features: Sequence[Irrep], l_max: int, paths: Sequence[Path]) -> None:
+        super().__init__()
+        # True and pseudo tensors never share a path, so their matrices are kept apart.
+        self.paths = tuple(in_memory(paths))
+        kinds = sorted({path.feature.pseudo for path in paths})
+        self.groups = []
+        for kind in kinds:
+            inputs = [(i, c) for i, c in slices(features) if i.pseudo == kind]
+            own = [p for p in self.paths if p.feature.pseudo == kind]
+            first, last = inputs[0][1].start, inputs[-1][1].stop
+            self.register_buffer(
+                f"couple_{len(self.groups)}", _couple(inputs, l_max, own), persistent=False
+            )
+            counts = [
+                (out.dim, len(list(same)))
+                for out, same in itertools.groupby(own, key=lambda p: p.out)
+            ]
+            numbers = [torch.arange(n).repeat(d) for d, n in counts]
+            starts = itertools.accumulate((n for _, n in counts), initial=0)
+            path = torch.cat([a + b for a, b in zip(numbers, starts, strict=False)])
+            self.register_buffer(f"path_{len(self.groups)}", path, persistent=False)
+            self.groups.append((slice(first, last), tuple(counts)))
+        signs = [(-1.0) ** degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
+        parity = torch.tensor(signs, dtype=torch.float64)
+        self.register_buffer("parity", parity, persistent=False)
+
+    def forward(
+        self, x: Tensor, weights: Tensor, directions: Tensor, sender: Tensor, receiver: Tensor
+    ) -> dict[Irrep, Tensor]:
+        """Sum the messages at every atom.
+
+        Args:
+            x: shape ``(N, D, C)``.
+            weights: of every pair and path (order of ``paths``), shape ``(P, paths, C)``.
+            directions: harmonics of the pairs, sender to receiver, shape ``(P, Y)``.
+            sender: one end of every pair, shape ``(P,)``.
+            receiver: the other; a pair counts in both directions.
+
+        Returns:
+            By irrep, shape ``(N, 2l + 1, paths to it * C)``; paths in the order of ``paths``.
+        """
+        parts: dict[Irrep, list[Tensor]] = {}
+        start = 0
+        for k, (components, blocks) in enumerate(self.groups):
+            couple = getattr(self, f"couple_{k}").to(x.dtype)  # (Y, K, D)
+            back = couple.transpose(1, 2).flatten(1).T  # (D * K, Y)
+            path = getattr(self, f"path_{k}")
+            ways = Ways(couple.flatten(1), back, self.parity.to(x.dtype), path, blocks)
+            w = weights[:, start : start + ways.paths]
+            total = tensor_messages(x[:, components], w, directions, sender, receiver, ways)
+            first = start
+            for (_, n), out in zip(blocks, ways.split(total), strict=True):
+                parts.setdefault(self.paths[first].out, []).append(out.flatten(-2))
+                first += n
+            start += ways.paths
+        return {
+            irrep: p[0] if len(p) == 1 else torch.cat(p, dim=-1) for irrep, p in parts.items()
+        }
+
+
+def _couple(inputs: Sequence[tuple[Irrep, slice]], l_max: int, paths: Sequence[Path]) -> Tensor:
+    """Write all couplings of a group as one tensor, ``(Y, K, D)``, float64."""
+    offset = inputs[0][1].start
+    at = {irrep: slice(c.start - offset, c.stop - offset) for irrep, c in inputs}
+    width = max(c.stop for c in at.values())
+    blocks = []
+    for out, same in itertools.groupby(paths, key=lambda p: p.out):
+        own = list(same)
+        block = torch.zeros((l_max + 1) ** 2, out.dim, len(own), width, dtype=torch.float64)
+        for k, path in enumerate(own):
+            edge = slice(path.edge**2, (path.edge + 1) ** 2)
+            coupling = clebsch_gordan(path.feature.degree, path.edge, out.degree)
+            block[edge, :, k, at[path.feature]] = coupling.permute(1, 2, 0)
+        blocks.append(block.flatten(1, 2))
+    return torch.cat(blocks, dim=1)

@@ -1,0 +1,43 @@
+"""Heads that read electronegativity, hardness and width."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ase.data import covalent_radii
+
+from qeqtrain.errors import UserMistake
+from qeqtrain.nn.charges.heads import HardnessHead, Widths
+
+
+@pytest.mark.parametrize("kind", ["environment", "species"])
+def test_hardness_stays_above_its_floor(kind) -> None:
+    head = HardnessHead(kind, 1.0, channels=4, species=2)
+    with torch.no_grad():
+        head.per_species.fill_(-30.0)
+    hardness = head(torch.randn(50, 4), torch.zeros(50, dtype=torch.int64))
+    assert (hardness >= 1.0).all()
+    assert hardness.dtype == torch.float64
+
+
+def test_hardness_starts_one_above_its_floor() -> None:
+    head = HardnessHead("species", 0.5, channels=4, species=2)
+    hardness = head(torch.zeros(1, 4), torch.tensor([1]))
+    torch.testing.assert_close(hardness, torch.tensor([1.5]).double(), rtol=1e-6, atol=0)
+
+
+def test_a_negative_floor_is_refused() -> None:
+    with pytest.raises(UserMistake, match="hardness_floor is -1"):
+        HardnessHead("species", -1.0, channels=4, species=1)
+
+
+def test_trained_widths_stay_within_a_quarter_of_the_covalent_radius() -> None:
+    widths = Widths((1, 11), trained=True)
+    torch.testing.assert_close(
+        widths(torch.tensor([1])), torch.tensor([covalent_radii[11]]).double()
+    )
+    with torch.no_grad():
+        widths.change.fill_(50.0)
+    largest = widths(torch.tensor([1])).item()
+    assert largest == pytest.approx(1.25 * covalent_radii[11])
+    assert largest <= widths.largest[11] * (1 + 1e-12)

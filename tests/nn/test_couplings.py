@@ -1,0 +1,112 @@
+"""How charges enter the energy, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from qeqtrain.errors import UserMistake
+from qeqtrain.nn.couplings import AdditiveCoupling, FeatureCoupling, VariationalCoupling
+from qeqtrain.nn.second_network import ChargeBins, SecondNetwork
+from tests.crosses import small_cross
+from tests.systems import batch_of, triclinic, water
+
+
+def test_the_additive_energy_is_that_of_the_surroundings_plus_that_of_the_charges() -> None:
+    potential = small_cross("tensornet", "diagonal", "full")
+    batch = batch_of([water(1.0), triclinic()], potential)
+    species = potential.species_index[batch.numbers]
+    charges = potential.charge(batch, potential.backbone(batch, species), species)
+    found = potential.evaluate(batch)
+    references = batch.sum_over_atoms(potential.reference_energies[species])
+    local = batch.sum_over_atoms(found.atomic_energies)
+    expected = local + references + charges.energy
+    torch.testing.assert_close(found.energy, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("charge", ["diagonal", "gaussian"])
+@pytest.mark.parametrize("coupling", ["full", "variational"])
+def test_the_slope_of_a_full_charge_energy_is_the_chemical_potential(charge, coupling) -> None:
+    potential = small_cross("tensornet", charge, coupling)
+    batch = batch_of([water(1.0), triclinic()], potential)
+    total = batch.total_charge.requires_grad_()
+    found = potential.evaluate(batch)
+    (slope,) = torch.autograd.grad(found.energy.sum(), total)
+    torch.testing.assert_close(slope, found.chemical_potential, rtol=1e-9, atol=1e-9)
+
+
+def test_a_variational_coupling_adds_no_negative_hardness() -> None:
+    coupling = VariationalCoupling(channels=4, charge_features=2)
+    response = coupling.response(10.0 * torch.randn(100, 4))
+    assert (response.hardness >= 0.0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdditiveCoupling(channels=4, charge_features=0),
+        lambda: VariationalCoupling(channels=4, charge_features=0),
+        lambda: FeatureCoupling(charge_energy="full", channels=4, charge_features=0),
+        lambda: small_cross("tensornet", "none", "second"),
+    ],
+)
+def test_an_energy_of_charges_needs_charges(make) -> None:
+    with pytest.raises(UserMistake, match="charge=none"):
+        make()
+
+
+def test_bins_are_those_of_the_paper_within_their_range() -> None:
+    bins = ChargeBins(50, -0.5, 0.5, "none")
+    found = bins(torch.tensor([0.123], dtype=torch.float64))
+    centres = torch.linspace(-0.5, 0.5, 50, dtype=torch.float64)
+    expected = torch.exp(-((0.123 - centres) ** 2) / 0.02**2)
+    torch.testing.assert_close(found[0], expected)
+
+
+def test_soft_tails_change_little_inside_and_leave_no_dead_zone() -> None:
+    hard, soft = (ChargeBins(50, -0.5, 0.5, tails) for tails in ("none", "soft"))
+    inside = torch.linspace(-0.35, 0.35, 9, dtype=torch.float64)
+    torch.testing.assert_close(soft(inside), hard(inside), rtol=0, atol=1e-3)
+    outside = torch.tensor([-3.0, 3.0], dtype=torch.float64)
+    assert hard(outside).max() < 1e-100
+    assert (soft(outside).max(dim=1).values > 0.9).all()
+
+
+def test_charges_off_the_axis_are_remarked_once(caplog) -> None:
+    bins = ChargeBins(10, -0.5, 0.5, "soft")
+    with caplog.at_level(logging.WARNING):
+        bins(torch.tensor([0.7], dtype=torch.float64))
+        bins(torch.tensor([0.8], dtype=torch.float64))
+    assert [r.message.count("widen coupling.charge_range") for r in caplog.records] == [1]
+
+
+@pytest.mark.parametrize("wanted", [[0.5, -0.5], [0.1], "wide", [0.0, float("nan")]])
+def test_a_charge_axis_without_sense_is_refused(wanted) -> None:
+    with pytest.raises(UserMistake, match=r"coupling\.charge_range"):
+        SecondNetwork(
+            {},
+            charge_range=wanted,
+            elements=(1,),
+            charge_features=2,
+            data_charge_range=None,
+            build=lambda node, attributes: None,
+        )
+
+
+class Plain(torch.nn.Module):
+    """A backbone by name only."""
+
+    out_channels = 4
+
+
+def test_the_axis_covers_the_charges_of_the_data_with_a_margin() -> None:
+    network = SecondNetwork(
+        {},
+        elements=(1,),
+        charge_features=2,
+        data_charge_range=(-0.4, 0.6),
+        build=lambda node, attributes: Plain(),
+    )
+    assert (network.bins.lowest, network.bins.highest) == pytest.approx((-0.5, 0.7))
