@@ -11,7 +11,9 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from qeqtrain.fragments import CHARGES, COLUMN, POTENTIALS
 from qeqtrain.models.archive import load
+from qeqtrain.models.charge_states import checked_policy
 from qeqtrain.models.potential import Potential
 
 
@@ -26,10 +28,13 @@ class QeqCalculator(Calculator):
         device: ``cpu`` unless given.
         dtype: precision of the network; as trained unless given.
         total_charge: e; without it ``atoms.info["charge"]`` counts. Contradiction is an error.
+        unseen_charge_states: whether a total charge or multiplicity that the model reads and
+            never met in training is an ``error``, or is allowed with a warning (``allow``); as
+            in the model's recipe unless given.
 
     Raises:
-        UserMistake: at a calculation: an element the model does not know, or no total charge
-            for a model that was trained on several.
+        UserMistake: at a calculation: an element or a charge state the model does not know, or
+            no total charge for a model that was trained on several.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -47,6 +52,7 @@ class QeqCalculator(Calculator):
         device: torch.device | str | None = None,
         dtype: Literal["float32", "float64"] | None = None,
         total_charge: float | None = None,
+        unseen_charge_states: Literal["error", "allow"] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(model, Potential):
@@ -54,11 +60,13 @@ class QeqCalculator(Calculator):
             self.potential = copy.deepcopy(model).to(device or model.device, kind).eval()
         else:
             self.potential = load(model, device=device, dtype=dtype)
+        if unseen_charge_states is not None:
+            self.potential.unseen_charge_states = checked_policy(unseen_charge_states)
         self.total_charge = total_charge
         self._info: tuple[Any, ...] = ()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """List what changed; a total charge or spin edited in ``atoms.info`` counts."""
+        """List what changed; charge, spin and fragments edited in ``atoms`` count."""
         changed = super().check_state(atoms, tol=tol)
         if self._stated(atoms) != self._info:
             changed.append("initial_charges")
@@ -93,5 +101,7 @@ class QeqCalculator(Calculator):
 
     @staticmethod
     def _stated(atoms: Atoms) -> tuple[Any, ...]:
-        keys = ("charge", "total_charge", "spin", "spin_multiplicity")
-        return tuple(atoms.info.get(k) for k in keys)
+        keys = ("charge", "total_charge", "spin", "spin_multiplicity", CHARGES, POTENTIALS)
+        stated = [atoms.info.get(k) for k in keys] + [atoms.arrays.get(COLUMN)]
+        # Text, in which NaN equals NaN.
+        return tuple(None if v is None else str(np.asarray(v).tolist()) for v in stated)

@@ -94,7 +94,10 @@ def _predict(potential: Potential, atoms: Atoms) -> Prediction:
 
 
 def _references(potential: Potential, atoms: Atoms) -> float:
-    return sum(potential.references[int(z)] for z in atoms.numbers)
+    total = sum(potential.references[int(z)] for z in atoms.numbers)
+    if potential.charge_references is not None:
+        total += float(potential.charge_references(potential.structures_of(atoms)).detach()[0])
+    return total
 
 
 def _rotation() -> np.ndarray:

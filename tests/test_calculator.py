@@ -98,13 +98,34 @@ def test_a_model_of_several_charges_does_not_guess(calculator: QeqCalculator) ->
     assert abs(atoms.get_charges().sum()) < 1e-12
 
 
-def test_a_total_charge_the_network_never_read_is_warned_about() -> None:
+def test_a_total_charge_the_network_never_read_is_refused_unless_allowed() -> None:
     atoms = water(2.0)
-    atoms.calc = QeqCalculator(small_qet(conditioning="charge"))
-    with pytest.warns(UserWarning, match=r"total charge \+2: .* trained on \+0 only"):
+    potential = small_qet(conditioning="charge")
+    atoms.calc = QeqCalculator(potential)
+    with pytest.raises(UserMistake, match=r"total charge \+2: .* trained on 0 only; .*allow"):
+        atoms.get_potential_energy()
+    atoms.calc = QeqCalculator(potential, unseen_charge_states="allow")
+    with pytest.warns(UserWarning, match=r"total charge \+2: .* this is an extrapolation"):
         atoms.get_potential_energy()
     atoms.calc = QeqCalculator(small_qet())
     atoms.get_potential_energy()
+    with pytest.raises(UserMistake, match="expected error or allow"):
+        QeqCalculator(potential, unseen_charge_states="alow")
+
+
+def test_fragments_edited_in_the_atoms_are_seen(calculator: QeqCalculator) -> None:
+    atoms = water()
+    atoms.calc = calculator
+    atoms.get_potential_energy()
+    atoms.set_array("fragment", np.array([0, 1, 1]))
+    assert calculator.calculation_required(atoms, ["energy"])
+    with pytest.raises(UserMistake, match="2 fragments without charges"):
+        atoms.get_potential_energy()
+    atoms.info["fragment_charges"] = [-0.5, 0.5]
+    atoms.get_potential_energy()
+    assert not calculator.calculation_required(atoms, ["energy"])
+    atoms.info["fragment_charges"] = [-0.4, 0.4]
+    assert calculator.calculation_required(atoms, ["energy"])
 
 
 def test_unknown_elements_are_an_error_that_lists_the_known(calculator: QeqCalculator) -> None:

@@ -39,12 +39,15 @@ RAW, AVERAGED = "potential.", "averaged.module."
 
 def restore(header: Mapping[str, Any], state: Mapping[str, Tensor]) -> Potential:
     """Rebuild a potential from what :meth:`Potential.header` gave and its weights."""
+    scale = header["scale"]
     potential = build_potential(
         header["spec"],
         elements=header["elements"],
         references={int(z): e for z, e in header["references"].items()},
-        scale=header["scale"],
+        scale={int(z): s for z, s in scale.items()} if isinstance(scale, Mapping) else scale,
         average_neighbors=header["average_neighbors"],
+        charge_range=header.get("charge_range"),  # absent from older files, as the next
+        charge_references=header.get("charge_references"),
         conventions=header["conventions"],
     )
     potential.load_state_dict(dict(state))
