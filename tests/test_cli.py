@@ -25,6 +25,7 @@ MISTAKES = {
     ("evaluate", "nothere.ckpt", "nothere.extxyz"): "nothere.extxyz: no such file",
     ("evaluate", "qet-matk", "x.extxyz"): "did you mean 'qet-matq'?",
     ("evaluate", "qet-matq", "--split", "tets"): "did you mean 'test'?",
+    ("evaluate", "qet-matq", "--unseen-charge-states", "alow"): "did you mean 'allow'?",
     ("predict", "qet-matq", "in.extxyz"): "expected MODEL IN OUT",
     ("predict", "qet-matq", "in.extxyz", "out.txt"): "expected a name that ends in",
     ("data", "inof"): "did you mean 'info'?",

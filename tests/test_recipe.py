@@ -111,7 +111,7 @@ MISTAKES = {
     "backbone=tensornett": "did you mean 'tensornet'?",
     "backbone.elements=[1]": "is filled in from the data and the other parts",
     "charge=null": "did you mean 'none'?",
-    "charge=gaussian": "options: diagonal, none",
+    "charge=gausian": "options: diagonal, gaussian, local, none",
     "data=my.extxyz": "files are given by data.train=PATH",
     "data.total_charge=zer": "did you mean 'zero'?",
     "data.batch_size=4": "it is called 'batch_structures' here",

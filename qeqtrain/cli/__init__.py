@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from qeqtrain.cli.arguments import Parser
-from qeqtrain.errors import Diverged, Interrupted, UserMistake, nearest
+from qeqtrain.errors import (
+    Diverged,
+    EquilibrationFailed,
+    Interrupted,
+    UserMistake,
+    nearest,
+)
 
 VERBS = {
     "fit": ("fit", "train a recipe"),
@@ -79,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(verb, words)
     except UserMistake as mistake:
         return _say(verb, mistake)
+    except EquilibrationFailed as failure:
+        return _say(verb, UserMistake(f"charges could not be found: {failure}"))
     except Diverged as error:
         _error(f"training diverged: {error}")
         return 3

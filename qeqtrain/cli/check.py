@@ -47,8 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Read the data as a run would, and tell what comes of it."""
+    from ase.data import chemical_symbols
+
     from qeqtrain.recipe.building import build
-    from qeqtrain.training.assembly import potential_for, sketch_potential
+    from qeqtrain.training.assembly import potential_for, sketch_potential, unseen_state_notes
     from qeqtrain.training.loss import TERMS
 
     built = build(recipe)
@@ -59,14 +61,28 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     built["optim"].build_optimizer(sketch.parameters())
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})
     potential = potential_for(nodes, data)
+    strange = unseen_state_notes(potential, data)
+    data.use_cutoffs(potential.cutoffs)
 
     yield from _about_data(data, recipe.settings["data"])
     yield from _about_labels(data.statistics.coverage, loss)
     parameters = sum(p.numel() for p in potential.parameters())
-    yield "model", f"{parameters:,} parameters, scale {potential.scale:.4g} eV"
-    cutoffs = ", ".join(f"{name} {cutoff:g} A" for name, cutoff in sketch.cutoffs.items())
-    yield "cutoffs", cutoffs
-    for note in data.notes:
+    scale = potential.scale
+    if isinstance(scale, Mapping):
+        shown = ", ".join(f"{chemical_symbols[z]} {s:.4g}" for z, s in scale.items())
+    else:
+        shown = f"{scale:.4g}"
+    yield "model", f"{parameters:,} parameters, scale {shown} eV"
+    if potential.charge_references is not None:
+        yield "charge energies", _charge_energies(potential.charge_references.plain())
+    yield (
+        "cutoffs",
+        ", ".join(
+            f"{name} {reach if callable(reach) else f'{reach:g} A'}"
+            for name, reach in potential.cutoffs.items()
+        ),
+    )
+    for note in [*data.notes, *strange]:
         yield "note", note
 
 
@@ -95,6 +111,15 @@ def _about_data(data: DataSets, node: Mapping[str, Any]) -> Iterator[tuple[str, 
     charges = ", ".join(f"{_signed(q)} ({count:,})" for q, count in found.total_charges.items())
     yield "total charges", f"{charges or 'none stated'} e; where absent: {node['total_charge']}"
     yield "NaN labels", str(node["nan"])
+
+
+def _charge_energies(plain: Mapping[str, Any]) -> str:
+    """Say what stands beside the energies of elements."""
+    if plain["kind"] == "learned":
+        return f"learned, in units of {plain['scale']:.4g} eV"
+    if plain["kind"] == "per_composition":
+        return f"of {len(plain['energies']):,} compositions with their total charge"
+    return ", ".join(f"{_signed(q)} {energy:.4f}" for q, energy in plain["energies"]) + " eV"
 
 
 def _signed(charge: float) -> str:

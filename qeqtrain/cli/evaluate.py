@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from qeqtrain.cli.arguments import Parser, split_overrides
 from qeqtrain.cli.data import write_json
-from qeqtrain.cli.models import model_mistakes, path_mistakes
+from qeqtrain.cli.models import add_policy, model_mistakes, path_mistakes, policy_mistakes
 from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.recipe.node import override_data
 
 if TYPE_CHECKING:
     from qeqtrain.evaluation.inference import Frames
+    from qeqtrain.neighbors import Reach
 
 SPLITS = ("test", "val", "train")
 EPILOG = """\
@@ -48,6 +49,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     parser.add_argument(
         "--split", metavar="S", help="without DATA: test (default), val or train"
     )
+    add_policy(parser)
     return run
 
 
@@ -55,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate."""
     paths, overrides = split_overrides(arguments.words)
     problems = [*model_mistakes(arguments.model), *path_mistakes(paths)]
+    problems += policy_mistakes(arguments.unseen_charge_states)
     split = arguments.split or "test"
     if split not in SPLITS:
         problems.append(
@@ -70,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     from qeqtrain.models.archive import load
 
     potential = load(arguments.model)
+    if arguments.unseen_charge_states is not None:
+        potential.unseen_charge_states = arguments.unseen_charge_states
     if paths:
         parts = open_files(paths, conventions_for(potential.conventions, overrides))
     else:
@@ -113,7 +118,7 @@ def open_files(paths: Sequence[str], conventions: Mapping[str, Any]) -> dict[str
 
 
 def _own_split(
-    model: str, split: str, overrides: Sequence[str], cutoffs: Mapping[str, float]
+    model: str, split: str, overrides: Sequence[str], cutoffs: Mapping[str, Reach]
 ) -> dict[str, Frames]:
     """Read the frames that a run kept apart."""
     from qeqtrain.cli.frames import Chosen

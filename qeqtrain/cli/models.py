@@ -1,4 +1,7 @@
-"""MODEL on the command line: a path first, then the name of a foundation model."""
+"""MODEL on the command line: a path first, then the name of a foundation model.
+
+Beside it stands what is allowed of it, the same option for every command.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,32 @@ import ast
 from collections.abc import Sequence
 from pathlib import Path
 
+from qeqtrain.cli.arguments import Parser
 from qeqtrain.errors import nearest
 from qeqtrain.recipe.signatures import UnresolvedError, definition
+
+POLICIES = ("error", "allow")
+"""Of charge states that a model reads and never met; as in qeqtrain.models.charge_states."""
+
+
+def add_policy(parser: Parser) -> None:
+    """Let charge states be allowed that the model never met."""
+    parser.add_argument(
+        "--unseen-charge-states",
+        metavar="P",
+        help="error or allow: total charges (and multiplicities) that the model reads and was "
+        "not trained on; as in its recipe unless given",
+    )
+
+
+def policy_mistakes(policy: str | None) -> list[str]:
+    """Say what is wrong with the value of that option."""
+    if policy is None or policy in POLICIES:
+        return []
+    return [
+        f"--unseen-charge-states {policy}: expected {' or '.join(POLICIES)}"
+        f"{nearest(policy, POLICIES)}"
+    ]
 
 
 def foundation_names() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qeqtrain.cli.arguments import Parser, split_overrides
-from qeqtrain.cli.models import model_mistakes, path_mistakes
+from qeqtrain.cli.models import add_policy, model_mistakes, path_mistakes, policy_mistakes
 from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake
 
@@ -31,6 +31,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
         "model", metavar="MODEL", help="run folder, checkpoint or published model"
     )
     parser.add_argument("words", nargs="*", metavar="IN OUT | data.key=value", help="two files")
+    add_policy(parser)
     return run
 
 
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserMistake(f"expected MODEL IN OUT, met {len(paths)} files after MODEL")
     given, out = paths[0], Path(paths[1])
     problems = [*model_mistakes(arguments.model), *path_mistakes([given])]
+    problems += policy_mistakes(arguments.unseen_charge_states)
     if out.suffix not in SUFFIXES:
         problems.append(f"{out}: expected a name that ends in {', '.join(SUFFIXES)}")
     elif out.exists() and Path(given).exists() and out.samefile(given):
@@ -53,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     from qeqtrain.models.archive import load
 
     potential = load(arguments.model)
+    if arguments.unseen_charge_states is not None:
+        potential.unseen_charge_states = arguments.unseen_charge_states
     (source,) = open_files([given], conventions_for(potential.conventions, overrides)).values()
 
     from qeqtrain.evaluation.predict import predict

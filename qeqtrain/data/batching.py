@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from qeqtrain.data.labels import LABELS
 from qeqtrain.data.plan import BatchPlan
 from qeqtrain.data.sources import Source
 from qeqtrain.errors import UserMistake
+from qeqtrain.neighbors import Reach, with_pairs
 from qeqtrain.structures import Edges, Pairs, Structures, collate
 
 _PAIR_MEMORY = 2**30  # bytes of neighbour lists kept in one process
@@ -59,24 +61,25 @@ class Batch:
         )
 
 
-def _no_structures(cutoffs: Mapping[str, float]) -> Structures:
+def _no_structures(cutoffs: Mapping[str, Reach]) -> Structures:
     """Zero structures, with an empty neighbour list for each consumer."""
     edges = {}
-    for name, cutoff in cutoffs.items():
+    for name, reach in cutoffs.items():
         index = torch.zeros(0, dtype=torch.int64)
+        cutoff = math.inf if callable(reach) else reach  # all zero pairs are there
         edges[name] = Edges(index, index, torch.zeros(0, 3, dtype=torch.float64), cutoff)
     return replace(collate([]), edges=edges)
 
 
 def collate_frames(
-    frames: Sequence[Frame], labels: Sequence[str], cutoffs: Mapping[str, float] | None = None
+    frames: Sequence[Frame], labels: Sequence[str], cutoffs: Mapping[str, Reach] | None = None
 ) -> Batch:
     """Join frames into one batch.
 
     Args:
         frames: with total charges known and neighbour lists attached; there may be none.
         labels: names of the labels that the batch carries.
-        cutoffs: A, by consumer; only needed where there may be no frame.
+        cutoffs: A, or rules, by consumer; only needed where there may be no frame.
 
     Raises:
         ValueError: a total charge is missing, or consumers differ.
@@ -113,10 +116,13 @@ def collate_frames(
 class FrameBatches:
     """Frames of a source as batches, neighbour lists found once and kept.
 
+    Kept are lists whose cutoff is a number, as a backbone's. Where a rule gives the cutoff of
+    every structure (the Coulomb sum of a crystal), lists are long and are made for each batch.
+
     Args:
         source: frames; sent to worker processes as its path or its arrays.
         labels: names that a batch carries.
-        cutoffs: A, by consumer (``Potential.cutoffs``).
+        cutoffs: A, or rules, by consumer (``Potential.cutoffs``).
         origins: which frames of the source, by the index that the plan uses.
     """
 
@@ -124,7 +130,7 @@ class FrameBatches:
         self,
         source: Source,
         labels: Sequence[str],
-        cutoffs: Mapping[str, float],
+        cutoffs: Mapping[str, Reach],
         origins: np.ndarray | None = None,
     ) -> None:
         """Remember what to read; read nothing."""
@@ -140,7 +146,7 @@ class FrameBatches:
         return len(self.origins)
 
     def frame(self, i: int) -> Frame:
-        """Frame with the neighbour lists that the model asks for."""
+        """Frame with the neighbour lists that are kept."""
         i = int(i)
         known = self._frames.get(i)
         if known is not None:
@@ -150,6 +156,8 @@ class FrameBatches:
         found: dict[float, Pairs] = {}
         pairs = {}
         for consumer, cutoff in self.cutoffs.items():
+            if callable(cutoff):
+                continue
             if cutoff not in found:
                 found[cutoff] = compact_pairs(self.source.pairs(origin, cutoff, frame))
             pairs[consumer] = found[cutoff]
@@ -163,11 +171,22 @@ class FrameBatches:
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """Batch of the frames with these indices."""
-        frames = [self.frame(i) for i in indices]
+        frames = [self._complete(i) for i in indices]
         return collate_frames(frames, self.labels, self.cutoffs)
 
+    def _complete(self, i: int) -> Frame:
+        """Frame with all neighbour lists that the model asks for."""
+        frame = self.frame(i)
+        if len(frame.structure.pairs) == len(self.cutoffs):
+            return frame
+        return replace(frame, structure=with_pairs(frame.structure, self.cutoffs))
+
     def pair_counts(self, consumer: str) -> np.ndarray:
-        """Neighbour pairs of every frame, each counted once, shape ``(n,)``."""
+        """Neighbour pairs of every frame, each counted once, shape ``(n,)``.
+
+        Args:
+            consumer: one whose cutoff is a number.
+        """
         counts = (len(self.frame(i).structure.pairs[consumer]) for i in range(len(self)))
         return np.fromiter(counts, dtype=np.int64, count=len(self))
 

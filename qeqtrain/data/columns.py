@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,16 @@ from qeqtrain.data.labels import LABELS
 from qeqtrain.structures import Pairs, Structure
 
 PER_FRAME = ("cell", "pbc", "total_charge", "spin", "electric_field", "geometry")
-PER_ATOM = ("numbers", "positions", "external_potential")
-OPTIONAL: dict[str, tuple[int, ...]] = {"electric_field": (3,), "external_potential": ()}
+# Fragments are laid out by atom, so that there is no third kind of length: which fragment, and
+# its charge and potential.
+_FRAGMENTS = ("fragment", "fragment_charge", "fragment_potential")
+PER_ATOM = ("numbers", "positions", "external_potential", *_FRAGMENTS)
+OPTIONAL: dict[str, tuple[int, ...]] = {
+    "electric_field": (3,),
+    "external_potential": (),
+    **dict.fromkeys(_FRAGMENTS, ()),
+}
+"""What a frame may lack; NaN then. Shape for one structure, or for one atom."""
 BY_GEOMETRY = "geometry:"  # prefix of groups that nobody stated
 _SLAB = 2**24  # bytes read at a time for a digest
 
@@ -99,7 +108,7 @@ def columns_of(frames: Sequence[Frame]) -> dict[str, np.ndarray]:
         "geometry": np.array([geometry_digest(s) for s in structures], dtype=np.uint64),
     }
     for name, shape in OPTIONAL.items():
-        values = [getattr(s, name) for s in structures]
+        values = [_optional(s, name) for s in structures]
         if all(v is None for v in values):
             continue
         if name in PER_FRAME:
@@ -130,6 +139,37 @@ def columns_of(frames: Sequence[Frame]) -> dict[str, np.ndarray]:
     return columns
 
 
+def _optional(structure: Structure, name: str) -> np.ndarray | None:
+    """Give a value of :data:`OPTIONAL`, or ``None``."""
+    if name not in _FRAGMENTS:
+        value: np.ndarray | None = getattr(structure, name)
+        return value
+    if structure.fragments is None or name == "fragment":
+        return structure.fragments
+    by_fragment: np.ndarray | None = getattr(structure, f"{name}s")
+    return None if by_fragment is None else by_fragment[structure.fragments]
+
+
+def _fragments_at(columns: Mapping[str, np.ndarray], rows: slice) -> dict[str, Any]:
+    """Gather the fragments of one frame, as fields of a structure."""
+    if "fragment" not in columns:
+        return {}
+    stored = columns["fragment"][rows]
+    if np.isnan(stored).any():
+        return {}
+    fragments = stored.astype(np.int64)
+    _, first = np.unique(fragments, return_index=True)
+    values = {
+        f"{name}s": columns[name][rows][first]
+        if name in columns
+        else np.full(len(first), np.nan)
+        for name in _FRAGMENTS[1:]
+    }
+    if not np.isnan(values["fragment_charges"]).any():
+        values["fragment_potentials"] = None
+    return {"fragments": fragments, **values}
+
+
 def fingerprint(digests: Mapping[str, str]) -> str:
     """One fingerprint for all columns; neighbour lists follow from the rest."""
     state = blake2b(digest_size=16)
@@ -153,9 +193,9 @@ def frame_at(
     """
     rows = slice(start, stop)
     charge, spin = float(columns["total_charge"][i]), float(columns["spin"][i])
-    extra: dict[str, np.ndarray | None] = dict.fromkeys(OPTIONAL)
+    extra: dict[str, Any] = {}
     for name in OPTIONAL:
-        if name in columns:
+        if name in columns and name not in _FRAGMENTS:
             value = columns[name][i] if name in PER_FRAME else columns[name][rows]
             if not np.isnan(value).any():
                 extra[name] = value
@@ -166,8 +206,8 @@ def frame_at(
         pbc=columns["pbc"][i],
         total_charge=None if charge != charge else charge,
         spin=None if spin != spin else spin,
-        electric_field=extra["electric_field"],
-        external_potential=extra["external_potential"],
+        **extra,
+        **_fragments_at(columns, rows),
     )
     labels: dict[str, np.ndarray] = {}
     for name, label in LABELS.items():

@@ -34,6 +34,7 @@ class Description(TypedDict):
     total_charges: dict[str, int]
     total_charge_unknown: int
     spins: dict[str, int]
+    in_fragments: int
     groups: int
     geometries: int
     references_eV: dict[str, float]
@@ -158,6 +159,7 @@ def describe(
         total_charges={f"{q:+g}" if q else "0": c for q, c in stats.total_charges.items()},
         total_charge_unknown=int(np.isnan(source.total_charges).sum()),
         spins=_spins(source),
+        in_fragments=source.in_fragments,
         groups=len(np.unique(family)),
         geometries=len(np.unique(source.geometries)),
         references_eV={SYMBOLS[z]: e for z, e in stats.references.items()}
@@ -259,6 +261,11 @@ def render(d: Description) -> str:
         lines.append(f"  not stated in {plural(d['total_charge_unknown'], 'frame')}")
     if d["spins"]:
         lines.append(f"  multiplicity {_listed(d['spins'])}")
+    if d["in_fragments"]:
+        lines.append(
+            f"  by fragment in {plural(d['in_fragments'], 'frame')} "
+            "(fragment, fragment_charges, fragment_potentials)"
+        )
     lines += ["", "scales", *_scales(d)]
     if d["charge_by_element_e"]:
         lines += ["", "charges by element (e: smallest, mean, largest)"]

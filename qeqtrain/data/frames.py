@@ -20,10 +20,10 @@ from qeqtrain.data.keys import Keys, choose_keys
 from qeqtrain.data.labels import (
     LABELS,
     SPIN_KEYS,
-    TOTAL_CHARGE_KEYS,
     UNPAIRED_KEYS,
     Conventions,
 )
+from qeqtrain.data.total_charge import first_number, fragments_of, total_charge_of
 from qeqtrain.errors import UserMistake
 from qeqtrain.structures import Structure
 
@@ -39,7 +39,7 @@ class Frame:
     """A structure with its labels.
 
     Attributes:
-        structure: geometry, total charge, spin, field.
+        structure: geometry, total charge, spin, field, fragments.
         labels: by name (:data:`qeqtrain.data.labels.LABELS`), float64, eV, A, e; absent ones
             are not there.
         source_id: where the frame comes from.
@@ -97,32 +97,10 @@ def center_of_mass(structure: Structure) -> np.ndarray:
     return masses @ structure.positions / masses.sum()
 
 
-def _number(value: object) -> float:
-    return float(np.asarray(value, dtype=np.float64).reshape(()))
-
-
-def _first(
-    info: Mapping[str, object], keys: Sequence[str], problems: list[str]
-) -> float | None:
-    """Read one number that may stand under several names; they must not disagree."""
-    found = {}
-    for key in keys:
-        if key in info:
-            try:
-                found[key] = _number(info[key])
-            except (TypeError, ValueError):
-                problems.append(f"{key} is {info[key]!r}; expected one number")
-    if len({round(v, 6) for v in found.values()}) > 1:
-        shown = " and ".join(f"{k}={v:g}" for k, v in found.items())
-        problems.append(f"{shown} disagree; remove the wrong one")
-    value = next(iter(found.values()), None)
-    return None if value is None or np.isnan(value) else value + 0.0  # -0.0 becomes 0.0
-
-
 def _spin(info: Mapping[str, object], problems: list[str]) -> float | None:
     """Multiplicity 2S+1, given as such or by the number of unpaired electrons."""
-    spin = _first(info, SPIN_KEYS, problems)
-    unpaired = _first(info, UNPAIRED_KEYS, problems)
+    spin = first_number(info, SPIN_KEYS, problems)
+    unpaired = first_number(info, UNPAIRED_KEYS, problems)
     if spin is None:
         return None if unpaired is None else unpaired + 1.0
     if unpaired is not None and abs(unpaired + 1.0 - spin) > 1e-6:
@@ -195,33 +173,6 @@ def _dipole_about_center(
     )
 
 
-def _total_charge(
-    info: Mapping[str, object],
-    labels: Mapping[str, np.ndarray],
-    conventions: Conventions,
-    problems: list[str],
-) -> float | None:
-    charge = _first(info, TOTAL_CHARGE_KEYS, problems)
-    return charge if charge is not None else assumed_charge(labels, conventions, problems)
-
-
-def assumed_charge(
-    labels: Mapping[str, np.ndarray], conventions: Conventions, problems: list[str]
-) -> float | None:
-    """Total charge, e, of a frame that states none, as the policy has it; ``None`` if open."""
-    if conventions.total_charge == "zero":
-        return 0.0
-    if conventions.total_charge == "sum_of_charges" and "charges" in labels:
-        total = float(labels["charges"].sum())
-        if abs(total - round(total)) > 0.1:
-            problems.append(
-                f"the charges add up to {total:.3f} e, too far from an integer to stand for "
-                "the total charge; state it, or say data.total_charge=zero"
-            )
-        return float(round(total))
-    return None
-
-
 def drop_not_numbers(
     labels: dict[str, np.ndarray], conventions: Conventions, problems: list[str]
 ) -> None:
@@ -262,9 +213,11 @@ def convert_frame(
         except (TypeError, ValueError) as error:
             problems.append(f"key '{key}': {error}")
     drop_not_numbers(labels, conventions, problems)
+    groups = fragments_of(raw.arrays, raw.info, len(structure), problems)
     structure = replace(
         structure,
-        total_charge=_total_charge(raw.info, labels, conventions, problems),
+        **groups,
+        total_charge=total_charge_of(raw.info, labels, groups, conventions, problems),
         spin=_spin(raw.info, problems),
         electric_field=_given(raw.info, "electric_field", (3,), problems),
         external_potential=_given(

@@ -22,13 +22,17 @@ from qeqtrain.data.labels import (
     UNPAIRED_KEYS,
 )
 from qeqtrain.errors import UserMistake
+from qeqtrain.fragments import CHARGES, POTENTIALS
 from qeqtrain.units import BOHR, HARTREE
 
 _POSITIONS = ("coord", "coordinates", "positions", "pos", "R")
 _NUMBERS = ("numbers", "atomic_numbers", "species", "Z", "z")
 _COUNTS = ("n_atoms", "natoms", "num_atoms", "sizes")
 _CELLS = ("cell", "lattice", "cells")
-_OF_FRAMES = {*TOTAL_CHARGE_KEYS, *SPIN_KEYS, *UNPAIRED_KEYS, "electric_field"}
+_OF_FRAMES = {
+    *(*TOTAL_CHARGE_KEYS, *SPIN_KEYS, *UNPAIRED_KEYS),
+    *("electric_field", CHARGES, POTENTIALS),
+}
 _UNITS = {
     **dict.fromkeys(("angstrom", "a", "å", "ev", "ev/angstrom", "ev/a", "e", ""), 1.0),
     "nanometers": 10.0,

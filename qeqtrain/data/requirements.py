@@ -84,6 +84,16 @@ def field_notes(source: Source) -> list[str]:
     ]
 
 
+def fragment_notes(source: Source) -> list[str]:
+    """Frames that are divided into fragments, as a note: not every model minds them."""
+    if not source.in_fragments:
+        return []
+    return [
+        f"{source.name}: {plural(source.in_fragments, 'frame')} with fragments of known charge "
+        "or potential; a charge model minds them unless charge.fragments=ignore"
+    ]
+
+
 def charge_residuals(source: Source) -> np.ndarray:
     """Sum of the charges less the total charge, e, for frames that have both."""
     if "charges" not in source.present:

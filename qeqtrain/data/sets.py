@@ -18,6 +18,7 @@ from qeqtrain.data.requirements import (
     charge_notes,
     charge_problems,
     field_notes,
+    fragment_notes,
     label_problems,
     leaks,
 )
@@ -25,11 +26,17 @@ from qeqtrain.data.sources import Source, open_source
 from qeqtrain.data.splits import SPLITS, split_from_file, split_indices
 from qeqtrain.data.statistics import Statistics, neighbor_average, statistics
 from qeqtrain.errors import UserMistake
+from qeqtrain.neighbors import Reach
 
 DEFAULT_SPLIT = {"val": 0.1, "test": 0.1}
 """Fractions of the frames where neither validation nor test frames were given."""
 
 _NEIGHBOR_SAMPLE = 2000  # training frames looked at for the average number of neighbours
+
+
+def _numbers(cutoffs: Mapping[str, Reach]) -> dict[str, float]:
+    """Cutoffs that are the same for all structures, A, by consumer."""
+    return {name: reach for name, reach in cutoffs.items() if not callable(reach)}
 
 
 class DataSets:
@@ -49,7 +56,8 @@ class DataSets:
         aliases: key of the files to read for a label, ``{"charges": "hirsh_charges"}``.
         dipole_origin: about which point the dipoles of charged frames were taken.
         batch_structures, batch_atoms, batch_edges: budget of one batch; edges prevail over
-            atoms, atoms over structures. Edges are directed, within the longest cutoff.
+            atoms, atoms over structures. Edges are directed, within the longest cutoff that
+            is the same for all structures.
         workers: processes that read ahead; 0 reads in the training process.
         seed: of split and shuffle.
     """
@@ -86,7 +94,7 @@ class DataSets:
             "edges": batch_edges,
         }
         self.workers, self.seed = workers, seed
-        self._cutoffs: dict[str, float] = {}
+        self._cutoffs: dict[str, Reach] = {}
         self._labels: tuple[str, ...] = ()
         self._parts: dict[str, tuple[Source, np.ndarray]] = {}
         self._batches: dict[str, FrameBatches] = {}
@@ -128,12 +136,12 @@ class DataSets:
         raise AssertionError  # the constructor has refused this
 
     def prepare(
-        self, cutoffs: Mapping[str, float], labels: Mapping[str, bool] | None = None
+        self, cutoffs: Mapping[str, Reach], labels: Mapping[str, bool] | None = None
     ) -> None:
         """Open the files, split them, and check that they hold what training asks for.
 
         Args:
-            cutoffs: A, by consumer (``Potential.cutoffs``).
+            cutoffs: A, or rules, by consumer (``Potential.cutoffs``).
             labels: by label, whether the loss asks for it.
 
         Raises:
@@ -157,6 +165,7 @@ class DataSets:
         self.notes = [note for source in sources for note in source.notes]
         for source in sources:
             self.notes += [*charge_notes(source), *field_notes(source)]
+            self.notes += fragment_notes(source)
         self.notes += leaks(self._parts) + self._partial(asked) + self._strangers()
         carried = {name for source in sources for name in source.present}
         self._labels = tuple(
@@ -164,6 +173,22 @@ class DataSets:
             for name in LABELS
             if name in asked or (name in carried and name not in {"born_charges", "magmoms"})
         )
+
+    def use_cutoffs(self, cutoffs: Mapping[str, Reach]) -> None:
+        """Take the cutoffs of the model itself, once it is built for these data.
+
+        A rule may depend on the elements, which are not known before :meth:`prepare`. Lists
+        that were found already are kept where the numbers are the same.
+
+        Args:
+            cutoffs: A, or rules, by consumer (``Potential.cutoffs``).
+        """
+        if _numbers(cutoffs) != _numbers(self._cutoffs):
+            self._batches = {}
+            self.__dict__.pop("statistics", None)
+        self._cutoffs = dict(cutoffs)
+        for batches in self._batches.values():
+            batches.cutoffs = dict(cutoffs)
 
     def _open(self) -> dict[str, tuple[Source, np.ndarray]]:
         """Open every file and divide; the mistakes of all files come together."""
@@ -275,13 +300,13 @@ class DataSets:
         self._require_prepared()
         source, frames = self._parts["train"]
         average = math.nan
-        if self._cutoffs:
-            consumer = "backbone" if "backbone" in self._cutoffs else next(iter(self._cutoffs))
+        if fixed := _numbers(self._cutoffs):
+            consumer = "backbone" if "backbone" in fixed else next(iter(fixed))
             if len(frames) <= _NEIGHBOR_SAMPLE:
                 pairs = self.batches("train").pair_counts(consumer).sum()
                 average = 2.0 * float(pairs) / float(source.sizes[frames].sum())
             else:
-                average = neighbor_average(source, frames, self._cutoffs[consumer])
+                average = neighbor_average(source, frames, fixed[consumer])
         return statistics(source, frames, average)
 
     def plan(self, split: str, ranks: int = 1) -> BatchPlan:
@@ -294,7 +319,8 @@ class DataSets:
         elif kind == "atoms":
             costs = sizes
         else:
-            longest = max(self._cutoffs, key=lambda name: self._cutoffs[name])
+            fixed = _numbers(self._cutoffs)
+            longest = max(fixed, key=lambda name: fixed[name])
             costs = np.maximum(2.0 * self.batches(split).pair_counts(longest), 1.0)
         shuffle = split == "train"
         return BatchPlan(costs, float(budget), self.seed, ranks, shuffle, weights=sizes)

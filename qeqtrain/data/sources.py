@@ -27,7 +27,6 @@ from qeqtrain.data.columns import (
 )
 from qeqtrain.data.frames import (
     Frame,
-    assumed_charge,
     convert_frames,
     refuse,
     unique_ids,
@@ -35,6 +34,7 @@ from qeqtrain.data.frames import (
 from qeqtrain.data.keys import choose_keys
 from qeqtrain.data.labels import LABELS, Conventions
 from qeqtrain.data.reading import expand, missing, read_raw, short_name
+from qeqtrain.data.total_charge import assumed_charge
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import find_pairs
 from qeqtrain.structures import Pairs
@@ -168,6 +168,14 @@ class Source:
         return int((fields != 0.0).any(axis=1).sum())
 
     @property
+    def in_fragments(self) -> int:
+        """How many frames are divided into fragments."""
+        if "fragment" not in self._columns:
+            return 0
+        first = self._columns["fragment"][()][self.offsets[:-1]]
+        return int((~np.isnan(first)).sum())
+
+    @property
     def numbers(self) -> np.ndarray:
         """Atomic numbers of all atoms, shape ``(N,)``."""
         return self._columns["numbers"][()]
@@ -270,6 +278,16 @@ class Joined(Source):
                 for p in self.parts
             ]
         )
+
+    @property
+    def in_field(self) -> int:
+        """How many frames are in an electric field."""
+        return sum(p.in_field for p in self.parts)
+
+    @property
+    def in_fragments(self) -> int:
+        """How many frames are divided into fragments."""
+        return sum(p.in_fragments for p in self.parts)
 
     @property
     def numbers(self) -> np.ndarray:

@@ -24,10 +24,12 @@ class Statistics:
             compositions leave them open.
         energy_rms: what is left of the energy after references, eV per atom.
         force_rms: root mean square of force components, eV/A; NaN without forces.
+        force_rms_by_element: the same over the atoms of each element; none without forces.
         average_neighbors: directed edges per atom within the backbone's cutoff.
         coverage: part of the frames that carries each label.
         charge_range: smallest and largest label charge, e; ``None`` without charges.
         total_charges: number of frames for every total charge, e.
+        spins: number of frames for every multiplicity 2S+1.
     """
 
     n_frames: int
@@ -36,10 +38,12 @@ class Statistics:
     references: dict[int, float]
     energy_rms: float
     force_rms: float
+    force_rms_by_element: dict[int, float]
     average_neighbors: float
     coverage: dict[str, float]
     charge_range: tuple[float, float] | None
     total_charges: dict[float, int]
+    spins: dict[float, int]
 
 
 def compositions(source: Source, frames: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
@@ -76,11 +80,14 @@ def rows_of(source: Source, frames: np.ndarray) -> np.ndarray:
     return np.repeat(chosen, source.sizes)
 
 
+def with_label(source: Source, frames: np.ndarray, label: str) -> np.ndarray:
+    """Those of the frames that carry a label."""
+    return frames[source.present[label][frames]]
+
+
 def labelled_rows(source: Source, frames: np.ndarray, label: str) -> np.ndarray:
     """Values of a label per atom, for those of the frames that carry it."""
-    mask = np.zeros(len(source), dtype=bool)
-    mask[frames] = source.present[label][frames]
-    return source.column(label)[np.repeat(mask, source.sizes)]
+    return source.column(label)[rows_of(source, with_label(source, frames, label))]
 
 
 def neighbor_average(source: Source, frames: np.ndarray, cutoff: float) -> float:
@@ -91,9 +98,9 @@ def neighbor_average(source: Source, frames: np.ndarray, cutoff: float) -> float
     return 2.0 * pairs / float(source.sizes[sample].sum())
 
 
-def count_total_charges(charges: np.ndarray) -> dict[float, int]:
-    """How many frames have which total charge; unknown ones are left out."""
-    values, counts = np.unique(np.round(charges[~np.isnan(charges)], 3), return_counts=True)
+def count_states(states: np.ndarray) -> dict[float, int]:
+    """How many frames have which total charge or multiplicity; unknown ones are left out."""
+    values, counts = np.unique(np.round(states[~np.isnan(states)], 3), return_counts=True)
     return {float(v) + 0.0: int(c) for v, c in zip(values, counts, strict=True)}
 
 
@@ -118,8 +125,15 @@ def statistics(
         rest = (energies - counts[known] @ fitted) / counts[known].sum(axis=1)
         energy_rms = float(np.sqrt(np.mean(rest**2)))
     force_rms = float("nan")
+    by_element: dict[int, float] = {}
     if "forces" in source.present and source.present["forces"][frames].any():
-        force_rms = float(np.sqrt(np.mean(labelled_rows(source, frames, "forces") ** 2)))
+        forces = labelled_rows(source, frames, "forces")
+        force_rms = float(np.sqrt(np.mean(forces**2)))
+        numbers = source.numbers[rows_of(source, with_label(source, frames, "forces"))]
+        by_element = {
+            int(z): float(np.sqrt(np.mean(forces[numbers == z] ** 2)))
+            for z in np.unique(numbers)
+        }
     charge_range = None
     if "charges" in source.present and source.present["charges"][frames].any():
         charges = labelled_rows(source, frames, "charges")
@@ -131,6 +145,7 @@ def statistics(
         references=references,
         energy_rms=energy_rms,
         force_rms=force_rms,
+        force_rms_by_element=by_element,
         average_neighbors=average_neighbors,
         coverage={
             label: float(source.present[label][frames].mean())
@@ -139,5 +154,6 @@ def statistics(
             for label in LABELS
         },
         charge_range=charge_range,
-        total_charges=count_total_charges(source.total_charges[frames]),
+        total_charges=count_states(source.total_charges[frames]),
+        spins=count_states(source.spins[frames]),
     )

@@ -11,7 +11,7 @@ from typing import Self
 import h5py
 import numpy as np
 
-from qeqtrain.data.columns import PER_ATOM, columns_of, digest
+from qeqtrain.data.columns import OPTIONAL, PER_ATOM, columns_of, digest
 from qeqtrain.data.frames import Frame
 from qeqtrain.data.labels import LABELS, Conventions, plural
 from qeqtrain.data.store import FORMAT, dataset_names, seal
@@ -116,7 +116,7 @@ class StoreWriter:
                     if column.startswith("labels/") and LABELS[name].per_atom:
                         rows = len(columns["numbers"])
                     self._append(column, np.zeros((rows, *dataset.shape[1:]), dataset.dtype), 0)
-        for name in ("electric_field", "external_potential"):
+        for name in OPTIONAL:
             if name in self._file and name not in columns:
                 rows = len(columns["numbers"]) if name in PER_ATOM else len(frames)
                 self._append(name, np.full((rows, *self._file[name].shape[1:]), np.nan), 0)

@@ -14,6 +14,7 @@ from qeqtrain.data.frames import Frame
 from qeqtrain.data.labels import LABELS, Conventions
 from qeqtrain.data.store_writer import StoreWriter
 from qeqtrain.errors import UserMistake
+from qeqtrain.fragments import CHARGES, COLUMN, POTENTIALS
 
 
 def write_store(
@@ -56,6 +57,10 @@ def _text(frame: Frame) -> str:
     if s.external_potential is not None:
         columns.append("external_potential:R:1")
         blocks.append(s.external_potential[:, None])
+    ends = [""] * len(s)  # of the lines of atoms
+    if s.fragments is not None:
+        columns.append(f"{COLUMN}:I:1")
+        ends = [f" {k}" for k in s.fragments.tolist()]
     parts = []
     if s.cell.any():
         parts.append(f'Lattice="{_row(s.cell)}"')
@@ -67,6 +72,9 @@ def _text(frame: Frame) -> str:
         parts.append(f"spin_multiplicity={s.spin:g}")
     if s.electric_field is not None:
         parts.append(f'electric_field="{_row(s.electric_field)}"')
+    if s.fragments is not None:
+        stated = {CHARGES: s.fragment_charges, POTENTIALS: s.fragment_potentials}
+        parts += [f'{k}="{_row(v)}"' for k, v in stated.items() if v is not None]
     parts.append(f"source_id={_bare(frame.source_id)}")
     if frame.group and not frame.group.startswith(BY_GEOMETRY):
         parts.append(f"group={_bare(frame.group)}")
@@ -80,8 +88,8 @@ def _text(frame: Frame) -> str:
     parts.append(f'pbc="{" ".join("T" if p else "F" for p in s.pbc)}"')
     table = np.concatenate([b.reshape(len(s), -1) for b in blocks], axis=1)
     atoms = [
-        f"{SYMBOLS[z]:<2} {_row(values)}"
-        for z, values in zip(s.numbers.tolist(), table, strict=True)
+        f"{SYMBOLS[z]:<2} {_row(values)}{end}"
+        for z, values, end in zip(s.numbers.tolist(), table, ends, strict=True)
     ]
     return "\n".join([str(len(s)), " ".join(parts), *atoms, ""])
 

@@ -142,11 +142,13 @@ def evaluate(potential: Potential, parts: Mapping[str, Frames]) -> Evaluation:
     gathered = _Gathered()
     residual: float | None = None
     met: set[int] = set()
+    strange: list[str] = []
     for part, frames in parts.items():
         for said in predictions(potential, frames, title=f"evaluate {part}", timing=timing):
             structure = said.frame.structure
             charge = float(structure.total_charge or 0.0)
             met.update(structure.numbers.tolist())
+            strange += [text for text in said.strange if text not in strange]
             gathered.add(len(facts), said.frame.labels, said.values, structure.numbers)
             facts.append(
                 (part, said.frame.source_id, formula(structure.numbers), len(structure), charge)
@@ -179,10 +181,14 @@ def evaluate(potential: Potential, parts: Mapping[str, Frames]) -> Evaluation:
         model={
             "parameters": sum(p.numel() for p in potential.parameters()),
             "elements": [SYMBOLS[z] for z in potential.elements],
-            "cutoffs": dict(potential.cutoffs),
+            "cutoffs": {
+                name: str(reach) if callable(reach) else reach
+                for name, reach in potential.cutoffs.items()
+            },
             "dtype": str(potential.dtype).removeprefix("torch."),
             "charges": potential.has_charges,
             "untrained_elements_met": untrained_elements(potential, met),
+            "unseen_charge_states_met": strange,
         },
     )
 

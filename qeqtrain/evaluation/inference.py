@@ -46,12 +46,15 @@ class FramePrediction:
 
     Attributes:
         frame: as read, with the total charge that was used.
+        strange: what of its charge state the model never met, in words; only where such states
+            are allowed.
         values: energy ``()``, forces ``(n, 3)``, stress ``(3, 3)``, charges ``(n,)``, dipole
             ``(3,)``, float64, eV, A, e; what is not defined or not predicted is not there.
     """
 
     frame: Frame
     values: dict[str, np.ndarray]
+    strange: tuple[str, ...] = ()
 
 
 @dataclass
@@ -89,7 +92,8 @@ def predictions(
         max_pairs: of a batch, each pair counted once; a frame with more is alone.
 
     Raises:
-        UserMistake: an element the model does not know, or a total charge it has to be told.
+        UserMistake: an element the model does not know, a total charge it has to be told, or a
+            charge state it never met and has not been allowed (``unseen_charge_states``).
     """
     timing = timing if timing is not None else Timing()
     progress = Progress(title, len(frames), sys.stderr)
@@ -122,6 +126,7 @@ def _ready(potential: Potential, frame: Frame) -> Frame:
         remedy = "write charge=... in the comment line, or say data.total_charge=zero"
         assumed = potential.charge_where_absent(frame.source_id, remedy)
         structure = replace(structure, total_charge=assumed)
+    potential.refuse_unseen_states(structure, frame.source_id)
     return replace(frame, structure=with_pairs(structure, potential.cutoffs))
 
 
@@ -150,7 +155,8 @@ def _predict(
             for name, array in arrays.items()
         }
         bare = replace(frame, structure=_without_pairs(frame.structure))
-        yield FramePrediction(bare, _defined(values, frame))
+        strange = potential.states_seen.strange(bare.structure)
+        yield FramePrediction(bare, _defined(values, frame), tuple(strange))
 
 
 def _defined(values: Mapping[str, np.ndarray], frame: Frame) -> dict[str, np.ndarray]:

@@ -41,14 +41,18 @@ def predict(potential: Potential, frames: Frames, out: Path) -> Timing:
     potential.eval()
     timing = Timing()
     met: set[int] = set()
+    strange: dict[str, None] = {}
 
     def labelled() -> Iterator[Frame]:
         for said in predictions(potential, frames, timing=timing):
             frame = said.frame
             met.update(frame.structure.numbers.tolist())
+            strange.update(dict.fromkeys(said.strange))
             yield Frame(frame.structure, said.values, frame.source_id, frame.group)
 
     writer(out, labelled())
     if untrained := untrained_elements(potential, met):
         sys.stderr.write(f"without training data, do not trust: {' '.join(untrained)}\n")
+    for text in strange:
+        sys.stderr.write(f"an extrapolation, do not trust: {text}\n")
     return timing

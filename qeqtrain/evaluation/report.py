@@ -57,7 +57,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         ``largest_total_charge_violation``: e; null without charges.
         ``timing``: ``wall_s``, ``cpu_s``, ``structures_per_s``, ``cpu_us_per_atom``.
         ``model``: ``parameters``, ``elements``, ``cutoffs``, ``dtype``, ``charges``,
-        ``untrained_elements_met``.
+        ``untrained_elements_met``, ``unseen_charge_states_met`` (in words).
     """
     timing = evaluation.timing
     return {

@@ -136,6 +136,9 @@ def facts(evaluation: Evaluation) -> list[str]:
     untrained = _words(evaluation.model["untrained_elements_met"])
     if untrained:
         said.append(f"without training data, do not trust: {untrained}")
+    strange = evaluation.model["unseen_charge_states_met"]
+    if isinstance(strange, list):
+        said += [f"an extrapolation, do not trust: {text}" for text in strange]
     said += [f"{name}: not compared, {why}" for name, why in evaluation.missing.items()]
     return said
 

@@ -47,7 +47,9 @@ class PotentialSettings:
 
     elements: Literal["auto"] | list[str]
     references: Literal["least_squares", "none"] | dict[str, float]
-    scale: Literal["force_rms"] | float
+    scale: Literal["force_rms", "force_rms_per_element"] | float
+    charge_references: Literal["none", "per_charge", "per_composition", "learned"]
+    unseen_charge_states: Literal["error", "allow"]
     dtype: Literal["float32", "float64"]
 
 
@@ -61,6 +63,7 @@ class RecipeSchema:
     backbone: Annotated[Node, Slot(("qeqtrain.nn.",))]
     charge: Annotated[Node, Slot(("qeqtrain.nn.",))]
     coupling: Annotated[Node, Slot(("qeqtrain.nn.",))]
+    baseline: Annotated[Node, Slot(("qeqtrain.nn.",), optional=True)]
     potential: PotentialSettings
     loss: Annotated[Node, Slot(("qeqtrain.training.",))]
     optim: Annotated[Node, Slot(("qeqtrain.training.",))]
@@ -88,6 +91,7 @@ def slots() -> dict[str, Slot]:
 
 NESTED: Mapping[str, Slot] = {
     "optim.optimizer": Slot(("torch.optim.",), filled=("params", "lr")),
+    "coupling.backbone": Slot(("qeqtrain.nn.",)),
 }
 """Parts within parts."""
 

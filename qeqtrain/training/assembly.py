@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ase.data import atomic_numbers, chemical_symbols
 
+from qeqtrain.data.charge_references import charge_energies, count_compositions
+from qeqtrain.data.labels import plural
+from qeqtrain.data.statistics import count_states
 from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.models.charge_states import StatesRead, checked_policy
 from qeqtrain.models.potential import Potential, build_potential
+from qeqtrain.models.references import ChargeReferenceKind
 
 if TYPE_CHECKING:
     from qeqtrain.data.sets import DataSets
@@ -19,7 +25,12 @@ if TYPE_CHECKING:
 def sketch_potential(nodes: Mapping[str, Any]) -> Potential:
     """Build a potential for hydrogen: it tells cutoffs and charges before data are read."""
     return build_potential(
-        nodes, elements=(1,), references={}, scale=1.0, average_neighbors=1.0
+        nodes,
+        elements=(1,),
+        references={},
+        scale=1.0,
+        average_neighbors=1.0,
+        charge_range=(-1.0, 1.0),
     )
 
 
@@ -28,7 +39,7 @@ def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
 
     Args:
         nodes: the recipe's ``potential``.
-        data: prepared; the potential keeps its conventions and charge states.
+        data: prepared; the potential keeps its conventions, charge states and multiplicities.
 
     Raises:
         UserMistake: elements or references of the recipe do not cover the data.
@@ -38,25 +49,108 @@ def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
     elements = _elements(nodes.get("elements", "auto"), sorted(int(z) for z in data.elements))
     conventions = dict(data.conventions)
     conventions["charge_states"] = sorted(float(q) for q in statistics.total_charges)
+    conventions["spins"] = sorted(float(s) for s in statistics.spins)
+    conventions["unseen_charge_states"] = checked_policy(
+        nodes.get("unseen_charge_states", "error")
+    )
     conventions["untrained_elements"] = [z for z in elements if z not in trained]
+    references = _references(nodes.get("references", "least_squares"), trained, statistics)
+    references, charge_references = _charge_references(nodes, references, data)
     return build_potential(
         nodes,
         elements=elements,
-        references=_references(nodes.get("references", "least_squares"), trained, statistics),
-        scale=_scale(nodes.get("scale", "force_rms"), statistics),
+        references=references,
+        scale=_scale(nodes.get("scale", "force_rms"), elements, statistics),
         average_neighbors=statistics.average_neighbors,
+        charge_range=statistics.charge_range,
+        charge_references=charge_references,
         conventions=conventions,
     )
 
 
-def _scale(wanted: object, statistics: Statistics) -> float:
+def unseen_state_notes(potential: Potential, data: DataSets) -> list[str]:
+    """Look for charge states of validation and test frames that training frames lack.
+
+    Args:
+        potential: built for the data.
+        data: prepared.
+
+    Returns:
+        What there is, where the potential's policy allows it.
+
+    Raises:
+        UserMistake: it does not, naming split, states and remedies.
+    """
+    seen = potential.states_seen
+    if seen.everything:
+        return []
+    found = []
+    for split in ("val", "test"):
+        source, frames = data.source_of(split)
+        met: Counter[str] = Counter()
+        for charge, count in count_states(source.total_charges[frames]).items():
+            met.update(seen.strange_charge(charge) * count)
+        for spin, count in count_states(source.spins[frames]).items():
+            met.update(seen.strange_spin(spin) * count)
+        if not met:
+            for numbers, charge, count in count_compositions(source, frames):
+                met.update(seen.strange_state(numbers, charge) * count)
+        found += [f"{split}: {text} ({plural(n, 'frame')})" for text, n in met.items()]
+    if found and potential.unseen_charge_states == "error":
+        raise UserMistake(
+            *(
+                f"{text}; give training such frames, take them out, or accept the "
+                "extrapolation with potential.unseen_charge_states=allow"
+                for text in found
+            )
+        )
+    return found
+
+
+def _charge_references(
+    nodes: Mapping[str, Any], references: dict[int, float], data: DataSets
+) -> tuple[dict[int, float], dict[str, Any] | None]:
+    """Energies of elements, eV, and what knows the total charge beside them, plain values."""
+    wanted = nodes.get("charge_references", "none")
+    if wanted in ("none", None):
+        return references, None
+    kinds = get_args(ChargeReferenceKind)
+    if wanted not in kinds:
+        raise UserMistake(
+            f"potential.charge_references is {wanted!r}; expected {' | '.join(kinds)}"
+            f"{nearest(str(wanted), kinds)}"
+        )
+    fitted = nodes.get("references", "least_squares") == "least_squares"
+    source, frames = data.source_of("train")
+    found = charge_energies(source, frames, None if fitted else references)
+    if wanted == "learned":
+        # What it learns is then of order one; the elements stay as they are without it.
+        spin = StatesRead.of(nodes).spin
+        return references, {"kind": wanted, "scale": found.spread or 1.0, "spin": spin}
+    table = [[q, energy] for q, energy in found.charges.items()]
+    references = {**references, **found.elements}
+    if wanted == "per_charge":
+        return references, {"kind": wanted, "energies": table}
+    states = [[{str(z): n for z, n in counts.items()}, q, e] for counts, q, e in found.states]
+    return references, {"kind": wanted, "energies": states, "fallback": table}
+
+
+def _scale(
+    wanted: object, elements: list[int], statistics: Statistics
+) -> float | dict[int, float]:
     """Energy scale of the network: force RMS of the data (eV/A read as eV), or as given."""
+    known = (statistics.force_rms, statistics.energy_rms)
+    overall = next((float(x) for x in known if math.isfinite(x) and x > 0.0), 1.0)
     if wanted == "force_rms":
-        known = (statistics.force_rms, statistics.energy_rms)
-        return next((float(x) for x in known if math.isfinite(x) and x > 0.0), 1.0)
+        return overall
+    if wanted == "force_rms_per_element":
+        # An element without forces has the scale of all together.
+        by_element = statistics.force_rms_by_element
+        return {z: by_element.get(z, 0.0) or overall for z in elements}
     if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not wanted > 0.0:
         raise UserMistake(
-            f"potential.scale is {wanted!r}; expected force_rms or a number above 0"
+            f"potential.scale is {wanted!r}; expected force_rms, force_rms_per_element, or a "
+            "number above 0"
         )
     return float(wanted)
 

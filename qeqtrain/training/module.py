@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from qeqtrain.errors import Diverged
+from qeqtrain.errors import Diverged, EquilibrationFailed
 from qeqtrain.models.archive import FORMAT
 from qeqtrain.training.loss import Loss
 from qeqtrain.training.metrics import ErrorSums, as_tensor, score
@@ -67,6 +67,7 @@ class TrainingModule(pl.LightningModule):
         self.skipped_steps = 0
         self._bad_in_a_row = 0
         self._bad_ids: list[str] = []
+        self._failure = ""
         self._ids: tuple[str, ...] = ()
         self._sums: ErrorSums | None = None
         self._last_loss = torch.zeros((), dtype=torch.float64)
@@ -100,12 +101,17 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch, float64, shape ``()``."""
         self._ids = batch.ids
-        prediction = self.potential(
-            batch.structures,
-            forces=self.loss.needs("forces"),
-            stress=None if self.loss.needs("stress") else False,
-        )
-        loss = self.loss(prediction, batch)
+        try:
+            prediction = self.potential(
+                batch.structures,
+                forces=self.loss.needs("forces"),
+                stress=None if self.loss.needs("stress") else False,
+            )
+            loss = self.loss(prediction, batch)
+        except EquilibrationFailed as failure:
+            # A loss that is not finite, in every weight: this step is skipped on all ranks.
+            self._failure = f" {failure}."
+            loss = torch.nan * sum(p.sum() for p in self.potential.parameters())
         self._last_loss = loss.detach()
         return loss
 
@@ -130,6 +136,7 @@ class TrainingModule(pl.LightningModule):
         if finite:
             self._bad_in_a_row = 0
             self._bad_ids.clear()
+            self._failure = ""
             return
         # Optimisers leave parameters without a gradient alone, their moments too.
         optimizer.zero_grad(set_to_none=True)
@@ -140,7 +147,8 @@ class TrainingModule(pl.LightningModule):
             shown = ", ".join(dict.fromkeys(self._bad_ids[-20:]))
             raise Diverged(
                 f"loss or gradient was not finite in {self._bad_in_a_row} steps in a row, up "
-                f"to step {self.global_step + 1}; structures of these batches: {shown}. "
+                f"to step {self.global_step + 1}; structures of these batches: {shown}."
+                f"{self._failure} "
                 "Look at their labels, or lower optim.lr"
             )
 
@@ -169,10 +177,10 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimiser of the raw weights, and the learning rate by the share of the run."""
         optimizer = self.optim.build_optimizer(self.potential.parameters())
-        schedule = self.optim.build_schedule(optimizer, self.done)
+        schedule = self.optim.build_schedule(optimizer, self.done, MONITOR)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"},
+            "lr_scheduler": schedule,
         }
 
     # Validation.
@@ -189,12 +197,15 @@ class TrainingModule(pl.LightningModule):
     def judge(self, batch: Batch) -> Prediction:
         """Predict with the weights that are kept, without a graph behind."""
         stress = batch.present.get("stress")
-        with torch.enable_grad():
-            prediction: Prediction = self.evaluated(
-                batch.structures,
-                forces="forces" in batch.labels,
-                stress=None if stress is not None and bool(stress.any()) else False,
-            )
+        try:
+            with torch.enable_grad():
+                prediction: Prediction = self.evaluated(
+                    batch.structures,
+                    forces="forces" in batch.labels,
+                    stress=None if stress is not None and bool(stress.any()) else False,
+                )
+        except EquilibrationFailed as failure:
+            raise Diverged(f"validation, frames {', '.join(batch.ids)}: {failure}") from failure
         return prediction.detach()
 
     def on_validation_epoch_end(self) -> None:

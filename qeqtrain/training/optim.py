@@ -1,7 +1,8 @@
 """How weights move: optimiser, learning rate over the run, running average, clipping.
 
 The learning rate is a function of the share of the run that is done, whatever ends the run:
-steps, epochs, wall time or CPU time. A cosine that is cut off half-way is not a cosine.
+steps, epochs, wall time or CPU time. A cosine that is cut off half-way is not a cosine. The one
+exception is ``plateau``, which falls when validation no longer improves and knows no end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.training.parts import build
 
-Schedule = Literal["cosine", "linear", "constant"]
+Schedule = Literal["cosine", "linear", "constant", "plateau"]
 FIRST_STEP = 0.02
 """Share of the full rate that the very first steps have: zero would waste them."""
 FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
@@ -31,9 +32,12 @@ class Optimization:
         lr: highest learning rate.
         optimizer: node of a torch optimiser, without ``lr``; ``None`` means AdamW with amsgrad
             and without weight decay.
-        schedule: shape of the decay after the warm-up.
+        schedule: shape of the decay after the warm-up; ``plateau`` has no warm-up, and lowers
+            the rate when the validation score has not improved for ``patience`` epochs.
         warmup: share of the run over which the rate rises linearly.
-        final_lr: rate at the end, as a share of ``lr``.
+        final_lr: rate at the end, as a share of ``lr``; of a ``plateau``, the lowest.
+        patience: epochs, for ``plateau``.
+        factor: that ``plateau`` multiplies the rate by.
         ema: decay of the running average of the weights, which validation and the best
             checkpoint use; ``None`` for none.
         gradient_clip: largest norm of the gradient; ``None`` for no limit.
@@ -49,6 +53,8 @@ class Optimization:
         schedule: Schedule = "cosine",
         warmup: float = 0.02,
         final_lr: float = 0.01,
+        patience: int = 50,
+        factor: float = 0.5,
         ema: float | None = 0.99,
         gradient_clip: float | None = 10.0,
     ) -> None:
@@ -65,6 +71,10 @@ class Optimization:
             problems.append(f"optim.warmup is {warmup!r}; expected a share of the run, 0 to 1")
         if not 0.0 <= final_lr <= 1.0:
             problems.append(f"optim.final_lr is {final_lr!r}; expected a share of lr, 0 to 1")
+        if patience < 0:
+            problems.append(f"optim.patience is {patience!r}; expected epochs, 0 or more")
+        if not 0.0 < factor < 1.0:
+            problems.append(f"optim.factor is {factor!r}; expected a number between 0 and 1")
         if ema is not None and not 0.0 <= ema < 1.0:
             problems.append(f"optim.ema is {ema!r}; expected null or a decay, 0 to below 1")
         if gradient_clip is not None and not gradient_clip > 0.0:
@@ -78,6 +88,8 @@ class Optimization:
         self.schedule = schedule
         self.warmup = float(warmup)
         self.final_lr = float(final_lr)
+        self.patience = patience
+        self.factor = float(factor)
         self.ema = ema
         self.gradient_clip = gradient_clip
 
@@ -101,15 +113,38 @@ class Optimization:
         return built
 
     def build_schedule(
-        self, optimizer: torch.optim.Optimizer, done: Callable[[], float]
-    ) -> torch.optim.lr_scheduler.LambdaLR:
-        """Make the learning rate follow ``done()``, the share of the run that lies behind."""
+        self, optimizer: torch.optim.Optimizer, done: Callable[[], float], score: str
+    ) -> dict[str, object]:
+        """Make the learning rate follow the run, in the form Lightning asks for.
+
+        Args:
+            optimizer: whose rate it is.
+            done: gives the share of the run that lies behind.
+            score: name of the logged quantity that a ``plateau`` looks at.
+        """
+        if self.schedule == "plateau":
+            falling = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer,
+                factor=self.factor,
+                patience=self.patience,
+                min_lr=self.final_lr * self.lr,
+                eps=0.0,
+            )
+            # Not strict: where validation is rarer than epochs, early ones have no score yet.
+            return {
+                "scheduler": falling,
+                "interval": "epoch",
+                "monitor": score,
+                "strict": False,
+                "name": "lr",
+            }
 
         # A plain function: LambdaLR leaves those out of its state, so the state stays plain.
         def factor(_: int) -> float:
             return self.lr_factor(done())
 
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        following = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"scheduler": following, "interval": "step", "name": "lr"}
 
     def build_average(self, model: nn.Module) -> RunningAverage | None:
         """Make the running average of a model, in eval mode and without gradients."""

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from qeqtrain.errors import Diverged, Interrupted, UserMistake, nearest
 from qeqtrain.models.archive import restore
-from qeqtrain.training.assembly import potential_for, sketch_potential
+from qeqtrain.training.assembly import potential_for, sketch_potential, unseen_state_notes
 from qeqtrain.training.checkpoints import BEST, Checkpoints
 from qeqtrain.training.loss import TERMS, Loss
 from qeqtrain.training.module import MONITOR, TrainingModule
@@ -107,6 +107,9 @@ def fit(
         max_bad_steps=trainer.max_bad_steps,
         log_every=trainer.log_every,
     )
+    for note in unseen_state_notes(model, data):
+        say(f"data: {note}")
+    data.use_cutoffs(model.cutoffs)
     parameters = sum(p.numel() for p in model.parameters())
     run.start(
         recipe,

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -229,3 +232,40 @@ def test_workers_hand_out_the_same_batches(frames, tmp_path):
     helped.load_state_dict({"epoch": 1, "position": 4})
     alone.load_state_dict({"epoch": 1, "position": 4})
     assert ids(alone) == ids(helped)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cutoff that grows with the structure."""
+
+    slope: float
+
+    def __call__(self, structure):
+        return self.slope * len(structure)
+
+
+def test_a_rule_gives_every_structure_its_own_cutoff(frames):
+    rules = {"backbone": 4.0, "charge": Rule(1.5)}
+    batches = FrameBatches(source_from_frames(frames), ("energy",), rules)
+    for i, frame in enumerate(frames):
+        expected = find_pairs(frame.structure, 1.5 * len(frame))
+        edges = batches.batch([i]).structures.edges["charge"]
+        assert len(edges.sender) == len(expected)
+        assert edges.cutoff == expected.cutoff
+
+
+def test_lists_by_rule_are_not_kept(frames):
+    batches = FrameBatches(source_from_frames(frames), (), {"backbone": 4.0, "charge": Rule(2)})
+    batches.batch([0, 13])
+    assert set(batches.frame(0).structure.pairs) == {"backbone"}
+
+
+def test_no_structures_have_empty_lists_by_rule_too():
+    edges = collate_frames([], (), {"backbone": 4.0, "charge": Rule(1.5)}).structures.edges
+    assert [len(edges[name].sender) for name in ("backbone", "charge")] == [0, 0]
+
+
+def test_rules_reach_worker_processes(frames):
+    batches = FrameBatches(source_from_frames(frames), (), {"backbone": 4.0, "charge": Rule(2)})
+    again = pickle.loads(pickle.dumps(batches))
+    assert again.batch([13]).structures.edges["charge"].cutoff == 16.0

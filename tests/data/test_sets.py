@@ -164,3 +164,37 @@ def test_charges_that_contradict_the_total_charge_are_remarked(tmp_path, make_mo
     write_extxyz(path, [replace(frame, structure=wrong), make_molecule(2), make_molecule(3)])
     sets = prepared(train=str(path), split={})
     assert any("do not add up to the total charge (by up to 1.00 e)" in n for n in sets.notes)
+
+
+def test_a_rule_is_only_evaluated_once_the_model_has_given_its_own(files):
+    def sketched(_):
+        raise AssertionError
+
+    sets = DataSets(**files, batch_edges=400)
+    sets.prepare({"backbone": 4.0, "charge": sketched}, ASKED)
+    average = sets.statistics.average_neighbors
+    kept = sets.batches("train").frame(0)
+    sets.use_cutoffs({"backbone": 4.0, "charge": lambda _: 3.0})
+    assert sets.batches("train").frame(0) is kept
+    assert sets.statistics.average_neighbors == average
+    (batch, *_) = sets.train_loader()
+    assert batch.structures.edges["charge"].cutoff == 3.0
+
+
+def test_another_cutoff_of_the_backbone_makes_new_lists(files):
+    sets = prepared(**files)
+    before = sets.statistics.average_neighbors
+    sets.use_cutoffs({"backbone": 2.0, "charge": 5.0})
+    assert sets.statistics.average_neighbors < before
+    (batch, *_) = sets.val_loader()
+    assert batch.structures.edges["backbone"].cutoff == 2.0
+
+
+def test_several_files_in_a_field_are_remarked(tmp_path, make_molecule):
+    paths = [str(tmp_path / name) for name in ("a.extxyz", "b.extxyz")]
+    for seed, path in enumerate(paths):
+        frame = make_molecule(seed)
+        pulled = replace(frame.structure, electric_field=np.array([0.0, 0.0, 0.1]))
+        write_extxyz(path, [replace(frame, structure=pulled), make_molecule(10 + seed)])
+    sets = prepared(train=paths, split={})
+    assert any("2 frames in an electric field" in note for note in sets.notes)

@@ -36,6 +36,15 @@ def test_force_rms_counts_components_of_the_chosen_frames_only(frames):
     assert np.isclose(statistics(source, chosen).force_rms, np.sqrt(np.mean(forces**2)))
 
 
+def test_force_rms_by_element_counts_components_of_its_atoms(frames):
+    source = source_from_frames(frames)
+    chosen = np.array([1, 4, 13])
+    found = statistics(source, chosen).force_rms_by_element
+    assert set(found) == {1, 8, 11, 17}
+    sodium = [frames[i].labels["forces"][frames[i].structure.numbers == 11] for i in chosen]
+    assert np.isclose(found[11], np.sqrt(np.mean(np.concatenate(sodium) ** 2)))
+
+
 def test_average_neighbours_are_directed_edges_per_atom(frames):
     source = source_from_frames(frames)
     pairs = sum(len(find_pairs(f.structure, 4.0)) for f in frames)
@@ -48,6 +57,7 @@ def test_coverage_and_total_charges_are_counted(frames):
     assert stats.coverage["stress"] == 4 / 16
     assert stats.coverage["born_charges"] == 0.0
     assert stats.total_charges == {-1.0: 4, 0.0: 8, 1.0: 4}
+    assert stats.spins == {1.0: 12}
     assert stats.elements == (1, 8, 11, 17)
 
 
@@ -57,3 +67,4 @@ def test_without_energies_references_are_zero(make_molecule):
     stats = statistics(source_from_frames([frame]), np.array([0]))
     assert set(stats.references.values()) == {0.0}
     assert np.isnan(stats.force_rms)
+    assert stats.force_rms_by_element == {}

@@ -164,3 +164,41 @@ def test_elements_without_training_data_are_named_once(
     assert "without training data, do not trust: Cl" in facts(
         evaluate(potential, {"all": given})
     )
+
+
+def test_charge_states_that_were_allowed_are_told(potential: Potential, frames: Make) -> None:
+    given = frames(3)
+    table = {"kind": "per_charge", "energies": [[0.0, 1.0], [1.0, 2.0]]}
+    other = build_potential(
+        potential.spec,
+        elements=potential.elements,
+        references=potential.references,
+        scale=1.0,
+        charge_references=table,
+        conventions={"charge_states": [0.0, 1.0], "unseen_charge_states": "allow"},
+    )
+    found = evaluate(other, {"all": given})
+    (text,) = found.model["unseen_charge_states_met"]
+    assert text.startswith("total charge -1")
+    assert any(f"do not trust: {text}" in line for line in facts(found))
+    other.unseen_charge_states = "error"
+    with pytest.raises(UserMistake, match="frame-0: total charge -1"):
+        evaluate(other, {"all": given})
+
+
+def test_a_rule_for_a_cutoff_is_told_in_its_own_words(
+    potential: Potential, frames: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Rule:
+        def __call__(self, _: object) -> float:
+            return 4.0
+
+        def __str__(self) -> str:
+            return "as far as needed"
+
+    given = frames(2)
+    monkeypatch.setattr(
+        type(potential), "cutoffs", property(lambda _: {"backbone": 4.0, "charge": Rule()})
+    )
+    found = evaluate(potential, {"all": given}).model["cutoffs"]
+    assert found == {"backbone": 4.0, "charge": "as far as needed"}

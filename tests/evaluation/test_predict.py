@@ -16,7 +16,8 @@ from qeqtrain.data.sources import open_source
 from qeqtrain.errors import UserMistake
 from qeqtrain.evaluation.inference import predictions
 from qeqtrain.evaluation.predict import predict
-from qeqtrain.models.potential import Potential
+from qeqtrain.models.potential import Potential, build_potential
+from qeqtrain.models.qet import qet_spec
 
 Make = Callable[..., list[Frame]]
 
@@ -83,3 +84,24 @@ def test_a_model_that_met_several_charges_has_to_be_told(
     silent = replace(bare[0], structure=replace(bare[0].structure, total_charge=None))
     with pytest.raises(UserMistake, match=r"frame-0 does not state its own; write charge="):
         predict(potential, [silent], tmp_path / "out.extxyz")
+
+
+def test_charge_states_the_network_never_read_are_refused_unless_allowed(
+    bare: list[Frame], tmp_path: Path, capsys
+) -> None:
+    spec = qet_spec(cutoff=4.0, channels=8, layers=1, dtype="float64")
+    spec["backbone"]["conditioning"] = "charge"
+    reads = build_potential(
+        spec,
+        elements=(11, 17),
+        references={},
+        scale=1.0,
+        conventions={"charge_states": [0.0, 1.0]},
+    )
+    out = tmp_path / "out.extxyz"
+    with pytest.raises(UserMistake, match=r"frame-0: total charge -1: .* on 0, \+1 only"):
+        predict(reads, bare, out)
+    assert not out.exists()
+    reads.unseen_charge_states = "allow"
+    predict(reads, bare, out)
+    assert "do not trust: total charge -1" in capsys.readouterr().err

@@ -107,9 +107,12 @@ class ToyStatistics:
     elements: tuple[int, ...] = (11, 17)
     references: dict[int, float] = field(default_factory=lambda: {11: -2.0, 17: -2.0})
     force_rms: float = 1.0
+    force_rms_by_element: dict[int, float] = field(default_factory=lambda: {11: 0.5, 17: 2.0})
     average_neighbors: float = 4.0
+    charge_range: tuple[float, float] = (-0.8, 0.8)
     energy_rms: float = 1.0
     total_charges: dict[float, int] = field(default_factory=lambda: {-1.0: 4, 0.0: 4, 1.0: 4})
+    spins: dict[float, int] = field(default_factory=dict)
 
 
 class ToyData:
@@ -141,6 +144,9 @@ class ToyData:
         self.train_batches, self.val_batches = batches[:split], batches[split:]
         if self.spoil is not None:
             self.spoil(self.train_batches)
+
+    def use_cutoffs(self, cutoffs: dict[str, float]) -> None:
+        """Lists are made already."""
 
     def train_loader(self, rank: int = 0, ranks: int = 1) -> ToyLoader:
         return ToyLoader(self.train_batches, self.seed)

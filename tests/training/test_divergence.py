@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from qeqtrain.errors import Diverged
+from qeqtrain.errors import Diverged, EquilibrationFailed
 from qeqtrain.training.optim import Optimization
 
 Train = Callable[..., dict[str, Any]]
@@ -73,3 +73,14 @@ def test_steps_that_are_not_finite_push_no_good_state_out(train: Train, tmp_path
         train(max_epochs=30, optim=Optimization(lr=1e30), checkpoint_every_steps=1)
     start = torch.load(tmp_path / "run" / "checkpoints" / "previous.ckpt", weights_only=True)
     assert start["global_step"] == 0  # last.ckpt is the one step that was finite
+
+
+def test_charges_that_cannot_be_found_cost_their_step_and_are_named_in_the_end(
+    train: Train, toy_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise EquilibrationFailed("structure 0 (H2O): atoms 0 and 1 coincide")
+
+    monkeypatch.setattr("qeqtrain.nn.charges.DiagonalCharges.forward", fail)
+    with pytest.raises(Diverged, match=r"frame-\d+.*H2O\): atoms 0 and 1 coincide"):
+        train(data=toy_data(train=12), max_epochs=2, max_bad_steps=2)

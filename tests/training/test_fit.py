@@ -32,6 +32,13 @@ def test_the_loss_falls_on_two_frames(train: Train, toy_data: Any, tmp_path: Pat
     assert losses[-1] < 0.3 * losses[0]
 
 
+def test_a_plateau_lowers_the_rate_of_a_run(train: Train, tmp_path: Path) -> None:
+    optim = Optimization(lr=1e-9, schedule="plateau", patience=0, factor=0.5, warmup=0.0)
+    train(optim=optim, max_epochs=4)
+    rates = [float(row["lr"]) for row in rows(tmp_path / "run")]
+    assert rates[-1] < rates[0] <= 1e-9
+
+
 def test_the_folder_of_a_run_holds_what_it_promises(train: Train, tmp_path: Path) -> None:
     summary = train(max_epochs=2)
     folder = tmp_path / "run"

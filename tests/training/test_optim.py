@@ -36,12 +36,24 @@ def test_the_optimiser_follows_the_share_of_the_run() -> None:
     weight = torch.nn.Parameter(torch.ones(1))
     optimizer = optim.build_optimizer([weight])
     share = 0.0
-    schedule = optim.build_schedule(optimizer, lambda: share)
+    schedule = optim.build_schedule(optimizer, lambda: share, "score")["scheduler"]
     assert isinstance(optimizer, torch.optim.AdamW)
     share = 0.5
     optimizer.step()
     schedule.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * optim.lr_factor(0.5))
+
+
+def test_a_plateau_lowers_the_rate_when_the_score_stands_still() -> None:
+    optim = Optimization(lr=1.0, schedule="plateau", patience=2, factor=0.1, final_lr=0.05)
+    optimizer = optim.build_optimizer([torch.nn.Parameter(torch.ones(1))])
+    schedule = optim.build_schedule(optimizer, lambda: 0.0, "score")
+    assert schedule["monitor"] == "score"
+    rates = []
+    for score in (3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0):
+        schedule["scheduler"].step(score)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1.0] * 4 + [0.1] * 3 + [0.05])
 
 
 def test_the_average_of_a_model_follows_the_recursion() -> None:

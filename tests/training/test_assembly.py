@@ -1,0 +1,157 @@
+"""The potential of a recipe from its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qeqtrain.data.frames import Frame
+from qeqtrain.data.sets import DataSets
+from qeqtrain.data.writing import write_extxyz
+from qeqtrain.errors import UserMistake
+from qeqtrain.models.qet import qet_spec
+from qeqtrain.structures import Structure
+from qeqtrain.training.assembly import potential_for, unseen_state_notes
+
+OFFSETS = {-1.0: -2.0, 0.0: 0.0, 1.0: 6.0}
+NODES: dict[str, Any] = qet_spec(cutoff=4.0, channels=4, layers=1)
+CONDITIONED = {**NODES, "backbone": {**NODES["backbone"], "conditioning": "charge"}}
+
+
+def frame(seed: int, charge: float, spin: float = 1.0) -> Frame:
+    """Sodium chloride whose energy is that of elements and charge, exactly."""
+    rng = np.random.default_rng(seed)
+    n = 4 + seed % 4
+    numbers = np.where(np.arange(n) % 3, 17, 11)
+    structure = Structure(
+        numbers=numbers,
+        positions=np.arange(n)[:, None] * 2.0 + rng.normal(size=(n, 3)) * 0.1,
+        cell=np.zeros((3, 3)),
+        pbc=np.zeros(3, dtype=bool),
+        total_charge=charge,
+        spin=spin,
+    )
+    energy = float(np.where(numbers == 11, -4.0, -7.0).sum()) + OFFSETS.get(charge, 0.0)
+    forces = rng.normal(size=(n, 3)) * np.where(numbers == 11, 0.5, 2.0)[:, None]
+    labels = {"energy": np.float64(energy), "forces": forces}
+    return Frame(structure, {**labels, "charges": np.full(n, charge / n)}, f"frame-{seed}")
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Callable[..., DataSets]:
+    """Write frames of three total charges, and others for validation; read them as a run."""
+
+    def make(*val: Frame, train: list[Frame] | None = None) -> DataSets:
+        train = train or [frame(i, float(i % 3 - 1)) for i in range(24)]
+        write_extxyz(tmp_path / "train.extxyz", train)
+        write_extxyz(tmp_path / "val.extxyz", val or [frame(30, 0.0)])
+        data = DataSets(str(tmp_path / "train.extxyz"), val=str(tmp_path / "val.extxyz"))
+        data.prepare({"backbone": 4.0, "charge": 4.0}, {"energy": True})
+        return data
+
+    return make
+
+
+def test_charges_have_their_energies_beside_the_elements(prepared) -> None:
+    data = prepared()
+    potential = potential_for({**NODES, "charge_references": "per_charge"}, data)
+    found = dict(potential.charge_references.plain()["energies"])
+    assert found[1.0] - found[0.0] == pytest.approx(6.0)
+    assert found[-1.0] - found[0.0] == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "references"),
+    [
+        ("per_charge", "least_squares"),
+        ("per_charge", {"Na": -4.0, "Cl": -7.0}),
+        ("per_composition", "least_squares"),
+        ("per_composition", {"Na": -4.0, "Cl": -7.0}),
+        ("per_composition", "none"),
+    ],
+)
+def test_references_leave_nothing_of_energies_made_of_them(prepared, kind, references) -> None:
+    data = prepared()
+    nodes = {**NODES, "charge_references": kind, "references": references}
+    potential = potential_for(nodes, data)
+    for batch in data.train_loader():
+        structures = batch.structures
+        species = potential.species_index[structures.numbers]
+        atoms = structures.sum_over_atoms(potential.reference_energies[species])
+        left = atoms + potential.charge_references(structures) - batch.labels["energy"]
+        assert float(left.abs().max()) < 1e-9
+
+
+def test_a_learned_reference_is_in_units_of_what_it_has_to_learn(prepared) -> None:
+    potential = potential_for({**NODES, "charge_references": "learned"}, prepared())
+    assert potential.charge_references.scale == pytest.approx(np.std([-2.0, 0.0, 6.0]))
+    assert potential.references == pytest.approx(potential_for(NODES, prepared()).references)
+
+
+def test_an_unknown_kind_is_answered_with_the_nearest(prepared) -> None:
+    with pytest.raises(UserMistake, match="did you mean 'per_charge'"):
+        potential_for({**NODES, "charge_references": "percharge"}, prepared())
+
+
+def test_every_element_may_have_the_scale_of_its_forces(prepared) -> None:
+    data = prepared()
+    potential = potential_for({**NODES, "scale": "force_rms_per_element"}, data)
+    assert potential.scale == pytest.approx(data.statistics.force_rms_by_element)
+    assert 0.3 < potential.scale[11] < 0.7
+    assert 1.5 < potential.scale[17] < 2.5
+
+
+def test_an_element_without_forces_has_the_scale_of_all(prepared) -> None:
+    data = prepared()
+    nodes = {**NODES, "scale": "force_rms_per_element", "elements": ["Na", "Cl", "K"]}
+    assert potential_for(nodes, data).scale[19] == data.statistics.force_rms
+
+
+def test_the_model_remembers_charges_spins_and_their_range(prepared) -> None:
+    potential = potential_for(NODES, prepared())
+    assert potential.conventions["charge_states"] == [-1.0, 0.0, 1.0]
+    assert potential.conventions["spins"] == [1.0]
+    assert potential.conventions["unseen_charge_states"] == "error"
+    assert potential.charge_range == pytest.approx([-0.25, 0.25])
+
+
+def test_a_total_charge_that_only_validation_has_is_refused_where_it_is_read(prepared) -> None:
+    data = prepared(frame(30, 2.0), frame(31, 2.0), frame(32, 0.0))
+    assert unseen_state_notes(potential_for(NODES, data), data) == []
+    with pytest.raises(UserMistake) as caught:
+        unseen_state_notes(potential_for(CONDITIONED, data), data)
+    (problem,) = caught.value.problems
+    assert problem.startswith("val: total charge +2")
+    assert "trained on -1, 0, +1 only (2 frames)" in problem
+    assert "potential.unseen_charge_states=allow" in problem
+
+
+def test_where_it_is_allowed_it_is_a_note(prepared) -> None:
+    data = prepared(frame(30, 2.0))
+    nodes = {**CONDITIONED, "unseen_charge_states": "allow"}
+    (note,) = unseen_state_notes(potential_for(nodes, data), data)
+    assert note.startswith("val: total charge +2")
+    assert note.endswith("(1 frame)")
+
+
+def test_a_multiplicity_that_only_validation_has_is_refused_where_it_is_read(prepared) -> None:
+    data = prepared(frame(30, 0.0, spin=3.0))
+    assert unseen_state_notes(potential_for(CONDITIONED, data), data) == []
+    backbone = {**NODES["backbone"], "conditioning": "charge_and_spin"}
+    with pytest.raises(UserMistake, match=r"val: multiplicity 3: .* trained on 1 only"):
+        unseen_state_notes(potential_for({**NODES, "backbone": backbone}, data), data)
+
+
+def test_a_composition_that_only_validation_has_is_refused_where_it_counts(prepared) -> None:
+    lone = frame(30, 0.0)
+    one = {k: v[:1] if k != "energy" else v for k, v in lone.labels.items()}
+    s = replace(lone.structure, numbers=np.array([11]), positions=np.zeros((1, 3)))
+    data = prepared(replace(lone, structure=s, labels=one))
+    potential = potential_for({**NODES, "charge_references": "per_composition"}, data)
+    with pytest.raises(UserMistake, match=r"val: Na with total charge 0.*not at all \(1 fra"):
+        unseen_state_notes(potential, data)
