@@ -1,8 +1,9 @@
-"""Train qeqtrain's QET and matgl's QET on the same frames, in the same way, and compare errors.
+"""Train a network of qeqtrain and a peer's on the same frames, in the same way; compare errors.
 
-A driver without torch: every run is a process of its own, in the environment of its program
-(``quality_<program>.py``), one after the other on one thread. Finished runs are kept as JSON
-lines; a run that is there already is not repeated. See README.md.
+QET is set beside matgl's, NequIP beside nequip's. A driver without torch: every run is a
+process of its own, in the environment of its program (``quality_<program>.py``), one after the
+other on one thread. Finished runs are kept as JSON lines; a run that is there already is not
+repeated. See README.md.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import statistics
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ import shared
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-PROGRAMS = ("matgl", "qeqtrain")
+PROGRAMS = {"qet": ("matgl", "qeqtrain"), "nequip": ("nequip", "qeqtrain")}
+"""Peer and own program, by network."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Task:
     """What is trained: equal for both programs.
 
     Attributes:
+        model: the network, a key of ``PROGRAMS``.
         data: folder with train and val files, below the shared inputs.
         seed: of initial weights and of the order of frames.
         epochs: passes over the training frames.
@@ -36,8 +39,11 @@ class Task:
         energy_weight: of the mean squared error of the energy per atom, 1/eV^2.
         force_weight: of the mean squared error of force components, A^2/eV^2.
         channels, layers, cutoff, radial_functions: shape of the network; cutoff in A.
+        l_max, radial_width, radial_depth: of NequIP: highest rotation order, and the hidden
+            layers of the radial network.
     """
 
+    model: str = "qet"
     data: str = "data/spice_dipeptides_mbis"
     seed: int = 0
     epochs: int = 8
@@ -49,12 +55,31 @@ class Task:
     layers: int = 3
     cutoff: float = 5.0
     radial_functions: int = 9
+    l_max: int = 1
+    radial_width: int = 64
+    radial_depth: int = 2
+
+    @classmethod
+    def preset(cls, model: str) -> Task:
+        """Give the task of a network where nothing else is asked for."""
+        if model == "nequip":
+            return cls(model=model, epochs=12, lr=0.02, channels=32, radial_functions=8)
+        return cls(model=model)
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Offer every field as an option."""
+        """Offer every field as an option; what is not given is the preset's."""
         for key, value in asdict(cls()).items():
-            parser.add_argument(f"--{key.replace('_', '-')}", type=type(value), default=value)
+            choices = sorted(PROGRAMS) if key == "model" else None
+            word = f"--{key.replace('_', '-')}"
+            parser.add_argument(word, type=type(value), choices=choices)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, object]) -> Task:
+        """Take the fields from parsed options, the rest from the preset."""
+        given = {f.name: options[f.name] for f in fields(cls)}
+        given = {key: value for key, value in given.items() if value is not None}
+        return replace(cls.preset(str(given.get("model", "qet"))), **given)
 
     def words(self) -> list[str]:
         """Write the task as a command line."""
@@ -69,8 +94,8 @@ def finished(results: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
 
 
-def table(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
-    """Tabulate runs, means over seeds and the ratio of the means."""
+def table(lines: Sequence[Mapping[str, object]], peer: str) -> Iterator[str]:
+    """Tabulate runs, means over seeds and the ratio of the means, ours over the peer's."""
     header = ["run", "seed", "energy, meV/atom", "forces, meV/A", "CPU s", "parameters"]
     rows, means = [], {}
     for program in sorted({str(line["program"]) for line in lines}):
@@ -92,9 +117,9 @@ def table(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
         rows.append(
             [f"**{program}, mean**", f"{len(own)} seeds", f"{e:.2f}", f"{f:.1f}", "", ""]
         )
-    if set(means) == set(PROGRAMS):
-        pairs = zip(means["qeqtrain"], means["matgl"], strict=True)
-        rows.append(["qeqtrain / matgl", "", *(f"{a / b:.3f}" for a, b in pairs), "", ""])
+    if {peer, "qeqtrain"} <= set(means):
+        pairs = zip(means["qeqtrain"], means[peer], strict=True)
+        rows.append([f"qeqtrain / {peer}", "", *(f"{a / b:.3f}" for a, b in pairs), "", ""])
     yield from shared.markdown(header, rows)
 
 
@@ -110,22 +135,24 @@ def main() -> None:
         metavar="PROGRAM=PATH",
         help="Python of each program's environment (qeqtrain: this one)",
     )
-    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--programs", nargs="+", help="some of the network's two (all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
     Task.add_arguments(parser)
-    options = vars(parser.parse_args())
-    pythons = {"qeqtrain": sys.executable, **shared.python_paths(options.pop("python"))}
-    programs, seeds = options.pop("programs"), options.pop("seeds")
-    results: Path = options.pop("results")
+    options = parser.parse_args()
+    common = Task.from_options(vars(options))
+    programs = options.programs or PROGRAMS[common.model]
+    if strange := set(programs) - set(PROGRAMS[common.model]):
+        parser.error(f"--programs {strange.pop()}: expected {PROGRAMS[common.model]}")
+    pythons = {"qeqtrain": sys.executable, **shared.python_paths(options.python)}
 
     asked = []
-    for seed in seeds:
+    for seed in options.seeds:
         for program in programs:
-            task = Task(**{**options, "seed": seed})
+            task = replace(common, seed=seed)
             known = [
                 line
-                for line in finished(results)
+                for line in finished(options.results)
                 if line["program"] == program and line["task"] == asdict(task)
             ]
             if not known:
@@ -135,10 +162,10 @@ def main() -> None:
                 known = [
                     shared.last_json(shared.run([pythons[program], worker, *task.words()]))
                 ]
-                with results.open("a") as file:
+                with options.results.open("a") as file:
                     file.write(json.dumps(known[0]) + "\n")
             asked.append(known[-1])
-    sys.stdout.write("\n".join(table(asked)) + "\n")
+    sys.stdout.write("\n".join(table(asked, PROGRAMS[common.model][0])) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import shared
 import torch
+from ase.neighborlist import neighbor_list
 from quality import Task
 from torch import Tensor, nn
 
@@ -44,8 +45,33 @@ class Program(Protocol):
         """Give energies without references ``(B,)``, eV, and forces ``(N, 3)``, eV/A."""
 
 
-Builder = Callable[[Task, list[int], float], Program]
-"""Makes a program of a task, the elements' atomic numbers and the RMS force, eV/A."""
+@dataclass(frozen=True)
+class Statistics:
+    """What both programs are told of the training frames.
+
+    Attributes:
+        elements: atomic numbers, ascending.
+        force_rms: of force components, eV/A.
+        average_neighbors: of an atom within the cutoff.
+    """
+
+    elements: list[int]
+    force_rms: float
+    average_neighbors: float
+
+    @classmethod
+    def of(cls, frames: Sequence[Atoms], cutoff: float) -> Statistics:
+        """Gather them."""
+        edges = sum(len(neighbor_list("i", atoms, cutoff)) for atoms in frames)
+        return cls(
+            sorted({int(z) for atoms in frames for z in atoms.numbers}),
+            common.forces_rms(frames),
+            edges / sum(len(atoms) for atoms in frames),
+        )
+
+
+Builder = Callable[[Task, Statistics], Program]
+"""Makes a program of a task and the statistics of its training frames."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +146,7 @@ def train(build: Builder, task: Task) -> dict[str, object]:
     references = common.element_refs(frames["train"])
     torch.manual_seed(task.seed)
     order = np.random.default_rng(task.seed)
-    scale = common.forces_rms(frames["train"])
-    program = build(task, sorted(references), scale)
+    program = build(task, Statistics.of(frames["train"], task.cutoff))
     examples = read(program, frames["train"], references)
     held_out = read(program, frames["val"], references)
 
@@ -172,7 +197,7 @@ def main(name: str, build: Builder) -> None:
     """Read the task off the command line, train, print one JSON line."""
     parser = argparse.ArgumentParser(description=f"train {name} on one task of quality.py")
     Task.add_arguments(parser)
-    task = Task(**vars(parser.parse_args()))
+    task = Task.from_options(vars(parser.parse_args()))
     torch.set_num_threads(1)
     line = {"program": name, "task": asdict(task), **train(build, task)}
     sys.stdout.write(json.dumps(line) + "\n")

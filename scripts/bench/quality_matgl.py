@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Matgl:
     """QET with the smooth Bessel basis and a hardness read from the environment."""
 
-    def __init__(self, task: Task, elements: list[int], scale: float) -> None:
-        symbols = tuple(chemical_symbols[z] for z in elements)
+    def __init__(self, task: Task, known: quality_loop.Statistics) -> None:
+        symbols = tuple(chemical_symbols[z] for z in known.elements)
         network = QET(
             element_types=symbols,
             units=task.channels,
@@ -40,7 +40,11 @@ class Matgl:
         )
         self.version = f"matgl {matgl.__version__}"
         self.model: nn.Module = Potential(
-            network, data_std=scale, calc_forces=True, calc_stresses=False, calc_charge=True
+            network,
+            data_std=known.force_rms,
+            calc_forces=True,
+            calc_stresses=False,
+            calc_charge=True,
         )
         self.converter = Atoms2Graph(symbols, cutoff=task.cutoff)
 

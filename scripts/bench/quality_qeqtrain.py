@@ -1,4 +1,4 @@
-"""Worker of ``quality.py`` for qeqtrain's QET; runs in an environment that has qeqtrain."""
+"""Worker of ``quality.py`` for qeqtrain; runs in an environment that has qeqtrain."""
 
 from __future__ import annotations
 
@@ -20,23 +20,50 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Qeqtrain:
-    """QET with the smooth Bessel basis and a hardness read from the environment.
-
-    References are zero here: the loop takes the same ones off for both programs.
-    """
-
-    def __init__(self, task: Task, elements: list[int], scale: float) -> None:
-        spec = qet_spec(
+def spec_of(task: Task) -> dict[str, object]:
+    """Write the recipe nodes of the task's network."""
+    if task.model == "qet":
+        return qet_spec(
             cutoff=task.cutoff,
             channels=task.channels,
             layers=task.layers,
             radial_functions=task.radial_functions,
         )
+    backbone = {
+        "_target_": "qeqtrain.nn.nequip.NequIP",
+        "cutoff": task.cutoff,
+        "channels": task.channels,
+        "l_max": task.l_max,
+        "layers": task.layers,
+        "parity": False,
+        "radial_functions": task.radial_functions,
+        "radial_width": task.radial_width,
+        "radial_depth": task.radial_depth,
+        "train_bessel": False,  # as nequip has it
+    }
+    coupling = {"_target_": "qeqtrain.nn.couplings.FeatureCoupling", "readout": "linear"}
+    return {
+        "backbone": backbone,
+        "charge": {"_target_": "qeqtrain.nn.charges.NoCharges"},
+        "coupling": coupling,
+        "dtype": "float32",
+    }
+
+
+class Qeqtrain:
+    """QET as published with a hardness read from the environment, or NequIP without charges.
+
+    References are zero here: the loop takes the same ones off for both programs.
+    """
+
+    def __init__(self, task: Task, known: quality_loop.Statistics) -> None:
         self.version = f"qeqtrain {version('qeqtrain')}"
-        zero = dict.fromkeys(elements, 0.0)
         self.model: nn.Module = build_potential(
-            spec, elements=elements, references=zero, scale=scale
+            spec_of(task),
+            elements=known.elements,
+            references=dict.fromkeys(known.elements, 0.0),
+            scale=known.force_rms,
+            average_neighbors=known.average_neighbors,
         )
 
     def prepare(self, atoms: Atoms) -> object:

@@ -1,4 +1,6 @@
-"""Time training steps of qeqtrain's QET and matgl's, in turns, and print one table.
+"""Time training steps of qeqtrain and of a peer, in turns, and print one table.
+
+QET against matgl's, or NequIP against nequip's, at the same shape.
 
 Machines drift while a benchmark runs; A-B-A shows by how much, and only the ratio of neighbours
 is worth quoting. CPU time of the process, not wall time, on one thread. See README.md.
@@ -18,21 +20,30 @@ import shared
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-WORKERS = {
-    "matgl": lambda: [shared.shared("bench/peers/matgl.py"), "--model", "qet"],
-    "qeqtrain": lambda: [shared.HERE / "speed_adapter.py"],
+PEERS = {
+    "matgl": {
+        "matgl": lambda: [shared.shared("bench/peers/matgl.py"), "--model", "qet"],
+        "qeqtrain": lambda: [shared.HERE / "speed_adapter.py", "--model", "qet"],
+    },
+    "nequip": {
+        "nequip": lambda: [shared.shared("bench/peers/nequip.py")],
+        "qeqtrain": lambda: [shared.HERE / "speed_adapter.py", "--model", "nequip"],
+    },
 }
-"""Script and options of each program; both run the shared harness."""
+"""By peer, script and options of each program; all run the shared harness."""
+
+FEATURES = {"matgl": 64, "nequip": 32}
+"""Channels of the comparison, unless given."""
 
 
-def table(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
+def table(lines: Sequence[Mapping[str, object]], peer: str) -> Iterator[str]:
     """Tabulate the runs in the order they were made, then the ratios per system."""
     header = [
         "system",
         "run",
         "CPU ms/step",
         "atoms/CPU-s",
-        "CPU vs matgl",
+        f"CPU vs {peer}",
         "energy+forces, CPU ms",
         "peak RSS, MB",
         "parameters",
@@ -48,7 +59,7 @@ def table(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
         }
         for line in own:
             seconds = line["cpu_s_per_1000_atoms"]
-            share = f"{seconds / cost['matgl']:.2f}" if "matgl" in cost else "-"
+            share = f"{seconds / cost[peer]:.2f}" if peer in cost else "-"
             rows.append(
                 [
                     system,
@@ -61,10 +72,10 @@ def table(lines: Sequence[Mapping[str, object]]) -> Iterator[str]:
                     f"{line['params']}",
                 ]
             )
-        if len(cost) == len(WORKERS):
+        if len(cost) == len(PEERS[peer]):
             ratios.append(
-                f"{system}: qeqtrain needs {cost['qeqtrain'] / cost['matgl']:.2f} of the "
-                "CPU time per atom that matgl needs"
+                f"{system}: qeqtrain needs {cost['qeqtrain'] / cost[peer]:.2f} of the "
+                f"CPU time per atom that {peer} needs"
             )
     yield from shared.markdown(header, rows)
     yield ""
@@ -83,31 +94,41 @@ def main() -> None:
         metavar="PROGRAM=PATH",
         help="Python of each program's environment (qeqtrain: this one)",
     )
+    parser.add_argument("--peer", choices=sorted(PEERS), default="matgl")
     parser.add_argument(
-        "--order", nargs="+", choices=sorted(WORKERS), default=["matgl", "qeqtrain", "matgl"]
+        "--order",
+        nargs="+",
+        choices=sorted({*PEERS, "qeqtrain"}),
+        help="of the runs (peer, qeqtrain, peer)",
     )
     parser.add_argument(
         "--systems", nargs="+", choices=["periodic", "cluster"], default=["periodic", "cluster"]
     )
-    parser.add_argument("--features", type=int, default=64, help="channels")
+    parser.add_argument("--features", type=int, help="channels (64; of nequip 32)")
+    parser.add_argument("--lmax", type=int, default=2, help="highest degree, of nequip")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--steps", type=int, default=9, help="timed steps of each run")
     parser.add_argument("--results", type=Path, help="append the JSON lines here")
     options = parser.parse_args()
+    peer = options.peer
+    order = options.order or [peer, "qeqtrain", peer]
+    options.features = options.features or FEATURES[peer]
+    if foreign := sorted(set(order) - set(PEERS[peer])):
+        raise SystemExit(f"--order {foreign[0]}: expected {peer} and qeqtrain")
     pythons = {"qeqtrain": sys.executable, **shared.python_paths(options.python)}
-    if missing := sorted(set(options.order) - set(pythons)):
+    if missing := sorted(set(order) - set(pythons)):
         raise SystemExit(f"--python {missing[0]}=PATH is needed to run {missing[0]}")
     lines = []
     for system in options.systems:
-        for program in options.order:
-            words = [pythons[program], *WORKERS[program](), "--system", system]
-            for name in ("features", "layers", "steps"):
+        for program in order:
+            words = [pythons[program], *PEERS[peer][program](), "--system", system]
+            for name in ("features", "layers", "lmax", "steps"):
                 words += [f"--{name}", str(getattr(options, name))]
             lines.append({"program": program, **shared.last_json(shared.run(words))})
             if options.results:
                 with options.results.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")
-    sys.stdout.write("\n".join(table(lines)) + "\n")
+    sys.stdout.write("\n".join(table(lines, peer)) + "\n")
 
 
 if __name__ == "__main__":

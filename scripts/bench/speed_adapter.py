@@ -1,16 +1,18 @@
 """qeqtrain under the shared speed harness: one process, one JSON line.
 
-Same shape as the harness's adapter for matgl gives its QET: 64 channels, 3 blocks, 32
-Gaussians, one trained hardness per species, no stress. Batches are ready before the clock runs.
+Two models, in the shapes that the harness's adapters give their peers: QET as matgl (64
+channels, 3 blocks, 32 Gaussians, one trained hardness per species), NequIP as nequip (natural
+parity, radial networks 2 x 64). No stress. Batches are ready before the clock runs.
 
     OMP_NUM_THREADS=1 python scripts/bench/speed_adapter.py --features 64 --system periodic
+    OMP_NUM_THREADS=1 python scripts/bench/speed_adapter.py --model nequip --lmax 2
 """
 
 from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import shared
 
@@ -24,17 +26,10 @@ if TYPE_CHECKING:
 harness = shared.load("bench/harness.py")
 
 
-def build(
-    args: argparse.Namespace, frames: Sequence[Atoms], species: list[int]
-) -> dict[str, object]:
-    """Make the potential and what the harness asks of it (see its docstring)."""
-    start = time.perf_counter()
-    from qeqtrain.models.potential import build_potential
+def qet(args: argparse.Namespace) -> dict[str, Any]:
+    """Describe QET."""
     from qeqtrain.models.qet import qet_spec
-    from qeqtrain.neighbors import with_pairs
-    from qeqtrain.structures import Structure, Structures, collate
 
-    import_s = time.perf_counter() - start
     spec = qet_spec(
         cutoff=args.cutoff,
         channels=args.features,
@@ -43,8 +38,49 @@ def build(
         hardness="species",
     )
     spec["backbone"]["radial_basis"] = args.radial_basis
+    return spec
+
+
+def nequip(args: argparse.Namespace) -> dict[str, Any]:
+    """Describe NequIP without charges, read out by one linear map as its peer is."""
+    return {
+        "backbone": {
+            "_target_": "qeqtrain.nn.nequip.NequIP",
+            "cutoff": args.cutoff,
+            "channels": args.features,
+            "l_max": args.lmax,
+            "layers": args.layers,
+            "parity": False,
+            "radial_width": 64,
+            "radial_depth": 2,
+            "train_bessel": False,
+        },
+        "charge": {"_target_": "qeqtrain.nn.charges.NoCharges"},
+        "coupling": {"_target_": "qeqtrain.nn.couplings.FeatureCoupling", "hidden": []},
+    }
+
+
+MODELS = {"qet": qet, "nequip": nequip}
+
+
+def build(
+    args: argparse.Namespace, frames: Sequence[Atoms], species: list[int]
+) -> dict[str, object]:
+    """Make the potential and what the harness asks of it (see its docstring)."""
+    start = time.perf_counter()
+    from qeqtrain.models.potential import build_potential
+    from qeqtrain.neighbors import with_pairs
+    from qeqtrain.structures import Structure, Structures, collate
+
+    import_s = time.perf_counter() - start
     zero = dict.fromkeys(species, 0.0)
-    potential = build_potential(spec, elements=species, references=zero, scale=1.0)
+    potential = build_potential(
+        MODELS[args.model](args),
+        elements=species,
+        references=zero,
+        scale=1.0,
+        average_neighbors=30.0,
+    )
 
     def one(atoms: Atoms) -> Structure:
         return with_pairs(Structure.from_atoms(atoms, total_charge=0.0), potential.cutoffs)
@@ -73,11 +109,13 @@ def build(
 def main() -> None:
     """Run the harness."""
     parser = harness.parser()
-    parser.add_argument("--radial-functions", type=int, default=32)
+    parser.add_argument("--model", default="qet", choices=sorted(MODELS))
+    parser.add_argument("--radial-functions", type=int, default=32, help="of QET")
     parser.add_argument(
         "--radial-basis", default="gaussian", choices=["gaussian", "smooth_bessel"]
     )
-    harness.run("qeqtrain-qet", build, parser.parse_args())
+    args = parser.parse_args()
+    harness.run(f"qeqtrain-{args.model}", build, args)
 
 
 if __name__ == "__main__":
