@@ -16,6 +16,7 @@ from qeqtrain.models.archive import FORMAT
 from qeqtrain.training.loss import Loss
 from qeqtrain.training.metrics import ErrorSums, as_tensor, score
 from qeqtrain.training.optim import Optimization
+from qeqtrain.training.solves import WorstSolve
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
@@ -65,6 +66,7 @@ class TrainingModule(pl.LightningModule):
         self.errors: dict[str, float] = {}
         """Validation errors of the last pass, in printed units, with ``score``."""
         self.skipped_steps = 0
+        self.solves = WorstSolve()
         self._bad_in_a_row = 0
         self._bad_ids: list[str] = []
         self._failure = ""
@@ -112,6 +114,7 @@ class TrainingModule(pl.LightningModule):
             # A loss that is not finite, in every weight: this step is skipped on all ranks.
             self._failure = f" {failure}."
             loss = torch.nan * sum(p.sum() for p in self.potential.parameters())
+        self.solves.add(getattr(self.potential.charge, "effort", None))
         self._last_loss = loss.detach()
         return loss
 
@@ -168,6 +171,7 @@ class TrainingModule(pl.LightningModule):
         if not trainer.loggers or self.global_step % self.log_every:
             return
         values = {"train/loss": float(self._last_loss), "lr": self._lr(), "share": self.done()}
+        values |= {f"train/{name}": value for name, value in self.solves.values().items()}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=self.global_step)
 

@@ -27,6 +27,7 @@ from qeqtrain.training.module import TrainingModule
 from qeqtrain.training.progress import learning_rate
 from qeqtrain.training.quantities import QUANTITIES
 from qeqtrain.training.screen import first_rank, say
+from qeqtrain.training.solves import COLUMNS
 
 PACKAGES = ("qeqtrain", "torch", "pytorch-lightning", "numpy", "ase", "e3nn", "h5py", "vesin")
 
@@ -204,7 +205,7 @@ class MetricsFile(pl.Callback):
                 if len(row) > 1 and row[1].isdigit() and int(row[1]) <= trainer.global_step
             ]
         first = ["epoch", "step", "seconds", "cpu_seconds", "lr", "train_loss", "skipped_steps"]
-        head = [*first, "score", *self._columns.values()]
+        head = [*first, "score", *self._columns.values(), *COLUMNS]
         part = self.file.with_suffix(".part")
         with part.open("w", newline="") as lines:
             csv.writer(lines).writerows([head, *kept])
@@ -222,7 +223,7 @@ class MetricsFile(pl.Callback):
     def _add_row(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
         if trainer.is_global_zero:
-            errors = module.errors
+            errors, solves = module.errors, module.solves.values()
             row = [
                 trainer.current_epoch + 1,
                 trainer.global_step,
@@ -233,10 +234,12 @@ class MetricsFile(pl.Callback):
                 module.skipped_steps,
                 f"{errors['score']:.8g}" if errors else "",
                 *(f"{errors[key]:.6g}" if key in errors else "" for key in self._columns),
+                *(f"{solves[key]:.3g}" if key in solves else "" for key in COLUMNS),
             ]
             with self.file.open("a", newline="") as lines:
                 csv.writer(lines).writerow(row)
         module.start_new_mean()
+        module.solves.forget()
 
 
 def provenance() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qeqtrain.neighbors import with_pairs
+from qeqtrain.neighbors import Reach, with_pairs
 from qeqtrain.structures import Structure, Structures, collate
 from qeqtrain.training.loss import Loss
 from qeqtrain.training.optim import Optimization
@@ -128,12 +128,15 @@ class ToyData:
         self.fingerprint = f"toy-{train}-{val}-{seed}"
         self.spoil: Callable[[list[ToyBatch]], None] | None = None
 
-    def prepare(self, cutoffs: dict[str, float], labels: dict[str, bool]) -> None:
+    def prepare(self, cutoffs: dict[str, Reach], labels: dict[str, bool]) -> None:
         rng = np.random.default_rng(self.seed)
         self.labels_asked = labels
+        self.frames = [morse_frame(rng) for _ in range(sum(self.counts))]
+        self.use_cutoffs({name: c for name, c in cutoffs.items() if not callable(c)})
+
+    def use_cutoffs(self, cutoffs: dict[str, Reach]) -> None:
         train, val = self.counts
-        frames = [morse_frame(rng) for _ in range(train + val)]
-        frames = [(with_pairs(s, cutoffs), labels) for s, labels in frames]
+        frames = [(with_pairs(s, cutoffs), labels) for s, labels in self.frames]
         ids = [f"frame-{i}" for i in range(train + val)]
         self.split_ids = {"train": ids[:train], "val": ids[train:], "test": []}
         batches = [
@@ -144,9 +147,6 @@ class ToyData:
         self.train_batches, self.val_batches = batches[:split], batches[split:]
         if self.spoil is not None:
             self.spoil(self.train_batches)
-
-    def use_cutoffs(self, cutoffs: dict[str, float]) -> None:
-        """Lists are made already."""
 
     def train_loader(self, rank: int = 0, ranks: int = 1) -> ToyLoader:
         return ToyLoader(self.train_batches, self.seed)

@@ -25,6 +25,7 @@ from qeqtrain.nn.charges.heads import (
 )
 from qeqtrain.physics.ewald import CoulombReach
 from qeqtrain.physics.qeq import equilibrate
+from qeqtrain.physics.stationary import Effort
 from qeqtrain.structures import Structures
 
 
@@ -84,6 +85,8 @@ class GaussianCharges(nn.Module):
             hardness, hardness_floor, channels=channels, species=len(elements)
         )
         self.width = Widths(elements, trained=train_widths)
+        self.effort: Effort | None = None
+        """What the last solve took; training writes down the worst."""
 
     @property
     def cutoffs(self) -> dict[str, Reach]:
@@ -120,6 +123,7 @@ class GaussianCharges(nn.Module):
             solver=self.solver,
             accuracy=self.accuracy,
         )
+        self.effort = rest.effort
         return Charges(
             charges=rest.charges,
             electrostatic_potential=rest.potential,
