@@ -36,11 +36,13 @@ class Bucket:
         atoms: indices of their atoms in the batch, int64, shape ``(b, n)``; the padding
             repeats a structure's first atom.
         mask: 1 for atoms, 0 for padding, float64, shape ``(b, n)``.
+        full: whether there is no padding.
     """
 
     structures: Tensor
     atoms: Tensor
     mask: Tensor
+    full: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,11 +51,12 @@ class Bucket:
 
     def gather(self, values: Tensor) -> Tensor:
         """Take values of atoms, ``(N,)``, into the block ``(b, n)``; zero in the padding."""
-        return values.index_select(0, self.atoms.flatten()).view(self.atoms.shape) * self.mask
+        block = values.index_select(0, self.atoms.flatten()).view(self.atoms.shape)
+        return block if self.full else block * self.mask
 
     def scatter(self, block: Tensor, into: Tensor) -> Tensor:
         """Add a block ``(b, n)`` to values of atoms, ``(N,)``; its padding is left out."""
-        kept = torch.where(self.mask > 0, block, 0.0)
+        kept = block if self.full else torch.where(self.mask > 0, block, 0.0)
         return into.index_add(0, self.atoms.flatten(), kept.flatten())
 
 
@@ -89,7 +92,9 @@ def buckets_by_size(
         column = torch.arange(run[-1][1])
         real = column < sizes[:, None]
         atoms = torch.where(real, first[:, None] + column, first[:, None])
-        bucket = Bucket(members.to(device), atoms.to(device), real.double().to(device))
+        mask = real.double().to(device)
+        full = run[0][1] == run[-1][1]
+        bucket = Bucket(members.to(device), atoms.to(device), mask, full)
         found.append((run[0][0], bucket))
     return found
 

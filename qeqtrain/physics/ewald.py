@@ -1,21 +1,26 @@
-r"""Where Ewald's sum is split, how far each half reaches, and what is said of the cell.
+r"""How wide the densities of Ewald's sum are, and how far each half of it reaches.
 
-A charge is split into a Gaussian of width :math:`\eta`, summed over wave vectors, and the rest,
-summed over pairs; both sums end where :math:`e^{-s^2}` is a thousandth of the accuracy:
+The sum over waves needs smooth densities. Those that are narrower than a splitting width s
+are widened for it, to :math:`w_i = \max(\sigma_i, s)`; pairs with a widened density carry the
+difference, which ends where :math:`e^{-r^2 / 2\gamma'^2}`,
+:math:`\gamma'^2 = w_i^2 + w_j^2`, is negligible, as the waves end where
+:math:`e^{-w_{\min}^2 k^2}` is:
 
-.. math:: r_c = \sqrt2\, s \max(\eta, \gamma_{\max}), \qquad
-          k_c = \sqrt2\, s / \eta, \qquad s = \sqrt{-\ln 10^{-3}\epsilon}.
+.. math:: r_c = \sqrt2\, t \gamma'_{\max}, \qquad k_c = t / w_{\min}, \qquad
+          t = \sqrt{-\ln 10^{-3}\epsilon}.
 
-The work per atom is balanced when :math:`\eta \propto (V^2/N)^{1/6}`, which grows with the
-size of the cell. Pairs reach as far as the densities are wide in any case, so a smaller
-:math:`\eta` than :math:`\gamma_{\max}` is never of use.
+Ewald widened points, all by the same; densities of a Gaussian width of their own need it only
+as far as waves are dearer than pairs: small cells of salts have no pairs at all. The width is
+the one of least work for the cell at hand. The result does not depend on it, so that a
+list that is a little short costs waves, not digits.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,8 +30,23 @@ from qeqtrain.errors import UserMistake
 from qeqtrain.physics.slab import padded, slab_normal, vacuum
 from qeqtrain.structures import Structure
 
-SPLITTING = 0.3
-"""Splitting width over (V^2/N)^(1/6): equal work for both sums, measured on one CPU thread."""
+DENSE_BELOW = 1500
+"""Atoms of a structure up to which its matrix is made and factored: time on one CPU thread is
+equal near 2000, memory speaks for the iterative solver before that."""
+
+PAIR, WAVE, ELEMENT = 0.4, 0.04, 1.2e-4
+"""Microseconds that a training step spends on a pair, an atom times a wave, and an atom squared
+times a wave (in the matrix), measured on one CPU thread."""
+
+WAVE_IN_PRODUCTS, PAIR_IN_PRODUCTS = 0.05, 1.0
+"""The same where charges are found by products, as the iterative solver does."""
+
+TOO_SHORT, TOLERATED = 10.0, 1e5
+"""Work with the list at hand over the least work, above which the list is refused, unless the
+work is less than so many microseconds."""
+
+LEAST = 1.0
+"""Cutoff, A, of the list of a structure that needs none: it still shows coincident atoms."""
 
 NEUTRAL = 1e-8
 """Largest charge, e, of a slab that counts as neutral."""
@@ -50,9 +70,12 @@ class Splitting:
 
     Attributes:
         kind: ``MOLECULE``, ``SLAB`` or ``CRYSTAL``.
-        width: splitting width eta, A; infinite for a molecule: everything is in the pairs.
-        cutoff: of the pairs, A.
+        width: densities narrower than this are widened to it for the sum over waves, A, so
+            that it is the width of the narrowest; 0 for a molecule, which has no waves.
+        cutoff: of the pairs, A; 0 where no density is widened.
         longest: wave number where the sum over waves ends, 1/A.
+        equal: whether all densities are equally wide in the sum over waves.
+        work: estimate, microseconds.
         open_direction: of a slab, index of the row of its cell that is not periodic.
         length: of a slab with its vacuum, A.
     """
@@ -61,12 +84,19 @@ class Splitting:
     width: float
     cutoff: float
     longest: float
+    equal: bool = False
+    work: float = 0.0
     open_direction: int = -1
     length: float = 0.0
 
 
 def split(
-    positions: Tensor, cell: Tensor, pbc: Sequence[bool], widest: float, accuracy: float
+    positions: Tensor,
+    cell: Tensor,
+    pbc: Sequence[bool],
+    widths: Mapping[float, int],
+    accuracy: float,
+    listed: float = math.inf,
 ) -> Splitting:
     """Choose splitting width and cutoffs of one structure.
 
@@ -74,8 +104,9 @@ def split(
         positions: A, shape ``(n, 3)``.
         cell: rows, A, shape ``(3, 3)``.
         pbc: periodic directions.
-        widest: largest width of a Gaussian density, A.
+        widths: how many atoms have a Gaussian density of this width, A.
         accuracy: relative error of the sums.
+        listed: distance up to which pairs are known, A.
 
     Raises:
         UserMistake: one periodic direction.
@@ -86,30 +117,93 @@ def split(
             "one periodic direction: Gaussian charges interact in molecules, slabs and "
             "crystals; add vacuum and set pbc to three directions, or use charge = diagonal"
         )
-    if kind == MOLECULE:
-        return Splitting(MOLECULE, math.inf, math.inf, 0.0)
-    s = decay(accuracy)
-    gamma = math.sqrt(2.0) * widest
+    if kind == MOLECULE or not widths:
+        return Splitting(kind, 0.0, math.inf if kind == MOLECULE else 0.0, 0.0)
+    if not all(math.isfinite(w) and w > 0.0 for w in widths):
+        widths = {1.0: sum(widths.values())}  # the solver will tell that it is not finite
     if kind == CRYSTAL:
-        volume = abs(float(torch.linalg.det(cell)))
-        width = max(_balanced(volume, len(positions)), gamma)
-        cutoff = math.sqrt(2.0) * s * width
-        return Splitting(CRYSTAL, width, cutoff, math.sqrt(2.0) * s / width)
+        volume = max(abs(float(torch.linalg.det(cell))), 1e-9)
+        return _least_work(CRYSTAL, volume, widths, accuracy, listed)
     open_direction = [bool(p) for p in pbc].index(False)
     rows = torch.stack([cell[d] for d in range(3) if d != open_direction])
     height = positions @ slab_normal(rows)
-    gap = vacuum(rows, widest, GUARD * accuracy)
+    gap = vacuum(rows, max(widths), GUARD * accuracy)
     # Whole angstroms: a cell that grew and shrank with every motion would make energies jitter.
     length = math.ceil(float(height.max() - height.min()) + gap)
     volume = abs(float(torch.linalg.det(padded(cell, open_direction, length))))
     # No pair reaches through the vacuum: the list knows the in-plane images alone.
-    width = min(max(_balanced(volume, len(positions)), gamma), gap / (math.sqrt(2.0) * s))
-    cutoff = math.sqrt(2.0) * s * max(width, gamma)
-    return Splitting(SLAB, width, cutoff, math.sqrt(2.0) * s / width, open_direction, length)
+    chosen = _least_work(SLAB, volume, widths, accuracy, min(listed, gap))
+    return replace(chosen, open_direction=open_direction, length=length)
 
 
-def _balanced(volume: float, atoms: int) -> float:
-    return SPLITTING * math.pow(volume * volume / max(atoms, 1), 1.0 / 6.0)
+def _least_work(
+    kind: int, volume: float, widths: Mapping[float, int], accuracy: float, listed: float
+) -> Splitting:
+    """Find the splitting width of least work among those whose pairs are all listed."""
+    t = decay(accuracy)
+    narrowest, widest = min(widths), max(widths)
+    candidates = [narrowest, *_GRID, *sorted(widths)[1:MOST_KINDS]]
+    if listed < math.inf:
+        candidates.append(_splitting_of(listed, widest, t))
+    kinds = _few(widths)
+    best: tuple[float, float, float] | None = None
+    for s in candidates:
+        if s < narrowest:
+            continue
+        # Nothing is widened to the width that the narrowest has already.
+        cutoff = math.sqrt(2.0) * t * math.hypot(s, max(s, widest)) if s > narrowest else 0.0
+        if cutoff > listed * (1.0 + 1e-6):
+            continue
+        work = _work(s, kinds, volume, t)
+        if best is None or work < best[0]:
+            best = (work, s, cutoff)
+    assert best is not None  # the narrowest needs no pairs
+    work, s, cutoff = best
+    equal = widest <= s or widest == narrowest
+    return Splitting(kind, s, cutoff, t / s, equal, work)
+
+
+_GRID = tuple(0.35 * 1.08**i for i in range(36))
+"""Splitting widths to choose from, A."""
+
+MOST_KINDS = 12
+"""Different widths that the estimate of the work tells apart."""
+
+
+def _few(widths: Mapping[float, int]) -> list[tuple[float, int]]:
+    """Round widths up so that there are few of them: enough for an estimate."""
+    if len(widths) <= MOST_KINDS:
+        return list(widths.items())
+    step = (max(widths) - min(widths)) / MOST_KINDS
+    few: dict[float, int] = {}
+    for width, count in widths.items():
+        rounded = step * math.ceil(width / step)
+        few[rounded] = few.get(rounded, 0) + count
+    return list(few.items())
+
+
+def _splitting_of(cutoff: float, widest: float, t: float) -> float:
+    """Width to which densities may be widened if pairs are known up to a cutoff, A."""
+    square = 0.5 * (cutoff / t) ** 2
+    if square >= 2.0 * widest**2:
+        return math.sqrt(0.5 * square)
+    return math.sqrt(max(square - widest**2, 0.0))
+
+
+def _work(s: float, kinds: Sequence[tuple[float, int]], volume: float, t: float) -> float:
+    """Time of one training step's solve, microseconds."""
+    n = sum(count for _, count in kinds)
+    waves = volume * (t / s) ** 3 / (12.0 * math.pi**2)  # half of them
+    pairs = 0.0
+    for width, count in kinds:
+        if width < s:  # widened: it needs all others, and those that are widened need it
+            for other, others in kinds:
+                reach = math.sqrt(2.0) * t * math.hypot(s, max(s, other))
+                listed = count * others * (4.0 * math.pi / 3.0) * reach**3 / volume
+                pairs += 0.5 * listed if other < s else listed
+    if n > DENSE_BELOW:
+        return PAIR_IN_PRODUCTS * pairs + WAVE_IN_PRODUCTS * n * waves
+    return PAIR * pairs + (WAVE + ELEMENT * n) * n * waves
 
 
 @dataclass(frozen=True)
@@ -142,13 +236,15 @@ class CoulombReach:
             raise UserMistake(charged_slab(float(structure.total_charge or 0.0)))
         if not present or periodic == MOLECULE:
             return math.inf if periodic == MOLECULE else 1.0
-        return split(
+        widths = Counter(self.widths[z] for z in structure.numbers.tolist())
+        chosen = split(
             torch.from_numpy(np.asarray(structure.positions, dtype=np.float64)),
             torch.from_numpy(np.asarray(structure.cell, dtype=np.float64)),
             structure.pbc.tolist(),
-            max(self.widths[z] for z in present),
+            widths,
             self.accuracy,
-        ).cutoff
+        )
+        return max(chosen.cutoff, LEAST)
 
 
 def charged_slab(charge: float) -> str:

@@ -1,16 +1,19 @@
 r"""Coulomb interaction of all Gaussian charges of a batch: molecules, slabs and crystals.
 
 .. math:: A_{ij}/k = \sum_L{}' \frac{\mathrm{erf}(r/\sqrt2\gamma_{ij})
-              - \mathrm{erf}(r/\sqrt2\eta)}{r}
-          + \frac{4\pi}{V} \sum_{k \ne 0} \frac{e^{-\eta^2 k^2/2}}{k^2} \cos k \cdot r_{ij}
-          + \delta_{ij} \Big[\frac{1}{\sqrt\pi \sigma_i} - \sqrt{\frac2\pi} \frac1\eta\Big]
-          - \frac{2\pi}{V} (\eta^2 - \gamma_{ij}^2)
+              - \mathrm{erf}(r/\sqrt2\gamma'_{ij})}{r}
+          + \frac{4\pi}{V} \sum_{k \ne 0} \frac{e^{-\gamma_{ij}'^2 k^2/2}}{k^2}
+              \cos k \cdot r_{ij}
+          + \frac{\delta_{ij}}{\sqrt\pi} \Big[\frac1{\sigma_i} - \frac1{w_i}\Big]
+          - \frac{2\pi}{V} (\gamma_{ij}'^2 - \gamma_{ij}^2)
           + \frac{4\pi}{V} z_i z_j
 
-pairs (:mod:`gaussian`), waves (:mod:`reciprocal`), own density, uniform background, and for
-slabs the planar dipole (:mod:`slab`). In a molecule :math:`1/\eta = 1/V = 0`. The background
-makes the cell average of the interaction vanish: a charged cell is neutralised uniformly, and
-the result does not depend on :math:`\eta`.
+with :math:`\gamma_{ij}^2 = \sigma_i^2 + \sigma_j^2` and :math:`\gamma_{ij}'^2 = w_i^2 + w_j^2`
+of densities widened where they are narrow: pairs (:mod:`gaussian`), waves
+(:mod:`reciprocal`), own density, uniform background, and for slabs the planar dipole
+(:mod:`slab`). In a molecule :math:`1/w = 1/V = 0`. The background makes the cell average of
+the interaction vanish: a charged cell is neutralised uniformly, and the result does not depend
+on the widening.
 
 The matrix is only ever made without gradient, for a factorisation. What is differentiated is
 the bilinear form u.A.v: its derivatives cost O(N K), those of a matrix O(N^2 K).
@@ -24,21 +27,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qeqtrain.errors import EquilibrationFailed, UserMistake
+from qeqtrain.errors import EquilibrationFailed
 from qeqtrain.physics.buckets import Bucket, buckets_by_size
 from qeqtrain.physics.ewald import (
     CRYSTAL,
     MOLECULE,
-    NEUTRAL,
     SLAB,
     Splitting,
-    charged_slab,
-    split,
+    decay,
 )
 from qeqtrain.physics.gaussian import PairSum
 from qeqtrain.physics.naming import name_of
+from qeqtrain.physics.pairs import PairList
 from qeqtrain.physics.reciprocal import Lattice, WaveSum
 from qeqtrain.physics.slab import padded, slab_normal
+from qeqtrain.physics.splittings import choose_splittings
 from qeqtrain.structures import Structures
 from qeqtrain.units import COULOMB_CONSTANT
 
@@ -78,24 +81,26 @@ class GaussianCoulomb:
     def __init__(self, structures: Structures, width: Tensor, accuracy: float = 1e-9) -> None:
         self.structures = structures
         self.here = Geometry(structures.positions, structures.cell, width.double())
-        self.splittings = _splittings(structures, self.here.width.detach(), accuracy)
         device = structures.positions.device
-        kinds = [s.kind for s in self.splittings]
-        counts = torch.bincount(structures.batch, minlength=len(structures)).tolist()
+        fixed = self.here.width.detach()
+        kinds: list[int] = structures.pbc.sum(-1).tolist()
+        images = [kind != MOLECULE for kind in kinds]
+        listed = PairList.of(structures, images)
+        self._refuse_coincident(listed)
+        self.splittings = choose_splittings(structures, fixed, accuracy, listed)
+        self.periodic = any(images)
+        self.slabs = SLAB in kinds
+        counts = structures.atom_counts().long().tolist()
         buckets = buckets_by_size(counts, kinds, device)
         self.buckets: list[Bucket] = [bucket for _, bucket in buckets]
-        self.inverse_splitting = torch.tensor(
-            [1.0 / s.width for s in self.splittings], dtype=torch.float64, device=device
-        )  # (B,) 1/eta
+        splitting = self._numbers([s.width for s in self.splittings])
+        self._splitting = splitting.index_select(0, structures.batch)  # (N,)
+        self._images = (self._splitting > 0.0).double()  # (N,)
+        widened = self.widened(fixed)
+        within = self._within_reach(listed, fixed, widened, accuracy) if self.periodic else None
         self.pairs = PairSum(
-            structures,
-            self.here.width,
-            0.5 * self.inverse_splitting**2,
-            [k != MOLECULE for k in kinds],
+            listed.keep(within, images), fixed, widened, self._images if self.periodic else None
         )
-        self._refuse_coincident()
-        self.periodic = any(k != MOLECULE for k in kinds)
-        self.slabs = any(k == SLAB for k in kinds)
         self.waves: dict[int, WaveSum] = {}
         with torch.no_grad():
             self._lattice = Lattice.of(self._full_cells(structures.cell))
@@ -111,9 +116,27 @@ class GaussianCoulomb:
             bucket,
             self.structures.positions,
             lattice,
+            self.widened(self.here.width),
             self._numbers([s.width for s in chosen]),
             self._numbers([s.longest for s in chosen]),
+            equal=not self.here.width.requires_grad and all(s.equal for s in chosen),
         )
+
+    def widened(self, width: Tensor) -> Tensor:
+        """Widths w of the densities in the sum over waves, A, ``(N,)``; same in molecules."""
+        return torch.where(width < self._splitting, self._splitting, width)
+
+    def _within_reach(
+        self, listed: PairList, width: Tensor, widened: Tensor, accuracy: float
+    ) -> Tensor:
+        """Which pairs interact at short range: all of molecules; shape ``(P,)``."""
+        s, r = listed.sender, listed.receiver
+        changed = width < self._splitting
+        square = widened * widened
+        reach = square.index_select(0, s) + square.index_select(0, r)
+        near = listed.squares <= 2.0 * decay(accuracy) ** 2 * reach
+        either = changed.index_select(0, s) | changed.index_select(0, r)
+        return (near & either) | (self._images == 0.0).index_select(0, s)
 
     def _numbers(self, values: list[float]) -> Tensor:
         """Put numbers where the positions are, float64."""
@@ -134,13 +157,15 @@ class GaussianCoulomb:
         """
         at = at or self.here
         s = self.structures
-        total = self.pairs.energy(u, v, at.positions, at.cell, at.width)
-        total = total + s.sum_over_atoms(u * v * self.own_density(at.width))
+        widened = self.widened(at.width)
+        total = s.sum_over_atoms(u * v * self.own_density(at.width))
+        if len(self.pairs.pairs) or not self.waves:
+            total = total + self.pairs.energy(u, v, at.positions, at.cell, at.width, widened)
         if self.periodic:
             lattice = Lattice.of(self._full_cells(at.cell))
             for index, waves in self.waves.items():
                 of = self.buckets[index].structures
-                part = waves.energy(u, v, at.positions, lattice.take(of))
+                part = waves.energy(u, v, at.positions, lattice.take(of), widened)
                 total = total.index_add(0, of, part)
             total = total + self._background(u, v, lattice.volume, at.width)
             if self.slabs:
@@ -187,9 +212,9 @@ class GaussianCoulomb:
         return COULOMB_CONSTANT * torch.where(chosen, level, 0.0)
 
     def own_density(self, width: Tensor) -> Tensor:
-        r"""Diagonal :math:`1/(\sqrt\pi\sigma_i) - \sqrt{2/\pi}/\eta`, 1/A, shape ``(N,)``."""
-        far = math.sqrt(2.0 / math.pi) * self.inverse_splitting
-        return 1.0 / (math.sqrt(math.pi) * width) - far.index_select(0, self.structures.batch)
+        r"""Diagonal :math:`(1/\sigma_i - 1/w_i)/\sqrt\pi`, 1/A, shape ``(N,)``."""
+        lost = self._images / self.widened(width)
+        return (1.0 / width - lost) / math.sqrt(math.pi)
 
     @torch.no_grad()
     def matrices(self) -> list[Tensor]:
@@ -197,8 +222,7 @@ class GaussianCoulomb:
         sizes = [b * n * n for b, n in (bucket.shape for bucket in self.buckets)]
         flat = self.structures.positions.new_zeros(sum(sizes))
         self._fill_pairs(flat, sizes)
-        width = self.here.width
-        own, square = self.own_density(width), width * width
+        own, change = self.own_density(self.here.width), self._change(self.here.width)
         found = []
         for index, (bucket, part) in enumerate(
             zip(self.buckets, torch.split(flat, sizes), strict=True)
@@ -209,10 +233,8 @@ class GaussianCoulomb:
             if index in self.waves:
                 self.waves[index].fill(matrix)
                 volume = self._lattice.volume.index_select(0, bucket.structures)
-                inverse = self.inverse_splitting.index_select(0, bucket.structures)
-                # -(2 pi/V) (eta^2 - s_i - s_j), with masks for ones: zero in the padding.
-                one, spread = bucket.mask, bucket.gather(square)
-                half = (0.5 / inverse**2)[:, None] * one - spread
+                # -(2 pi/V) (d_i + d_j), with masks for ones: zero in the padding.
+                one, half = bucket.mask, bucket.gather(change)
                 scale = (-2.0 * math.pi / volume)[:, None]
                 left = torch.stack([scale * half, scale * one], dim=-1)
                 right = torch.stack([one, half], dim=1)
@@ -226,7 +248,7 @@ class GaussianCoulomb:
 
     def _fill_pairs(self, flat: Tensor, sizes: list[int]) -> None:
         """Add the pairs to the lower triangles of all buckets' matrices, laid end to end."""
-        s, pairs = self.structures, self.pairs
+        s, pairs = self.structures, self.pairs.pairs
         # Row r, column c of a structure's matrix lies at base + r stride + c.
         base, stride, first = (torch.zeros_like(s.batch[:0].new_zeros(len(s))) for _ in "abc")
         offset = 0
@@ -244,19 +266,19 @@ class GaussianCoulomb:
         where = row.add_(base.index_select(0, pairs.structure))
         # An atom and its image are listed once, and seen from both sides.
         twice = torch.where(pairs.sender == pairs.receiver, 2.0, 1.0)
-        flat.index_add_(0, where, pairs.values * twice)
+        flat.index_add_(0, where, self.pairs.values * twice)
+
+    def _change(self, width: Tensor) -> Tensor:
+        r"""Widening :math:`d_i = w_i^2 - \sigma_i^2`, A^2, shape ``(N,)``."""
+        widened = self.widened(width)
+        return widened * widened - width * width
 
     def _background(self, u: Tensor, v: Tensor, volume: Tensor, width: Tensor) -> Tensor:
-        r"""Uniform background :math:`-(2\pi/V)(\eta^2 - \gamma_{ij}^2)`, e^2/A, ``(B,)``."""
-        s = self.structures
-        square = width * width
-        total_u, total_v = s.sum_over_atoms(u), s.sum_over_atoms(v)
-        spread = total_u * s.sum_over_atoms(v * square)
-        spread = spread + total_v * s.sum_over_atoms(u * square)
-        molecule = self.inverse_splitting == 0.0
-        eta = 1.0 / torch.where(molecule, 1.0, self.inverse_splitting)
-        value = -2.0 * math.pi * (eta * eta * total_u * total_v - spread)
-        return torch.where(molecule, 0.0, value / volume)
+        r"""Uniform background :math:`-(2\pi/V)(\gamma_{ij}'^2 - \gamma_{ij}^2)`, e^2/A."""
+        s, change = self.structures, self._change(width)
+        spread = s.sum_over_atoms(u) * s.sum_over_atoms(v * change)
+        spread = spread + s.sum_over_atoms(v) * s.sum_over_atoms(u * change)
+        return -2.0 * math.pi * spread / volume
 
     def _full_cells(self, cell: Tensor) -> Tensor:
         """Three vectors for every structure: slabs get vacuum, molecules a unit cube."""
@@ -285,62 +307,14 @@ class GaussianCoulomb:
         middle = s.sum_over_atoms(height) / s.atom_counts().clamp(min=1.0)
         return height - middle.index_select(0, s.batch)
 
-    def _refuse_coincident(self) -> None:
-        close = self.pairs.squared_distances < COINCIDENT**2
+    def _refuse_coincident(self, pairs: PairList) -> None:
+        close = pairs.squares < COINCIDENT**2
         if bool(close.any()):
             pair = int(torch.nonzero(close)[0])
-            name = name_of(self.structures, int(self.pairs.structure[pair]))
-            s, r = int(self.pairs.sender[pair]), int(self.pairs.receiver[pair])
-            distance = float(self.pairs.squared_distances[pair]) ** 0.5
+            name = name_of(self.structures, int(pairs.structure[pair]))
+            s, r = int(pairs.sender[pair]), int(pairs.receiver[pair])
+            distance = float(pairs.squares[pair]) ** 0.5
             raise EquilibrationFailed(
                 f"{name}: atoms {s} and {r} of the batch are {distance:.1e} A apart; "
                 f"expected at least {COINCIDENT} A"
             )
-
-
-def _splittings(structures: Structures, width: Tensor, accuracy: float) -> list[Splitting]:
-    """Choose the splitting of every structure, and see that the pairs suffice for it."""
-    if "charge" not in structures.edges:
-        raise UserMistake(
-            f"neighbour lists {sorted(structures.edges)} without 'charge'; make them with "
-            "with_pairs(structure, potential.cutoffs)"
-        )
-    widest = width.new_zeros(len(structures)).scatter_reduce(0, structures.batch, width, "amax")
-    bounds = torch.searchsorted(
-        structures.batch, torch.arange(len(structures) + 1, device=width.device)
-    ).tolist()
-    positions = structures.positions.detach().cpu()
-    cell = structures.cell.detach().cpu()
-    found = []
-    rows = zip(structures.pbc.tolist(), widest.tolist(), strict=True)
-    for i, (pbc, largest) in enumerate(rows):
-        try:
-            part = positions[bounds[i] : bounds[i + 1]]
-            found.append(split(part, cell[i], pbc, largest, accuracy))
-        except UserMistake as mistake:
-            raise UserMistake(f"{name_of(structures, i)}: {mistake}") from None
-    charged = [
-        i
-        for i, (s, q) in enumerate(zip(found, _net_charges(structures), strict=True))
-        if s.kind == SLAB and not abs(q) <= NEUTRAL
-    ]
-    if charged:
-        charge = _net_charges(structures)[charged[0]]
-        raise UserMistake(f"{name_of(structures, charged[0])}: {charged_slab(charge)}")
-    needed = min((s.cutoff for s in found), default=0.0)
-    listed = structures.edges["charge"].cutoff
-    if listed < needed * (1.0 - 1e-6):
-        raise UserMistake(
-            f"the neighbour list of the charges ends at {listed:.2f} A where {needed:.2f} A "
-            f"are needed for an accuracy of {accuracy:g}; make it with physics.ewald."
-            "CoulombReach for at least the widths and the accuracy in use"
-        )
-    return found
-
-
-def _net_charges(structures: Structures) -> list[float]:
-    """Total charge of every structure; NaN where a potential is held and charge is free."""
-    groups = structures.charge_groups()
-    total = torch.zeros_like(structures.total_charge)
-    charges: list[float] = total.index_add(0, groups.structure, groups.charge).tolist()
-    return charges

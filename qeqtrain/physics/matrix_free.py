@@ -34,7 +34,9 @@ class ProductSum:
         bucket: b structures of up to n atoms.
         positions: A, float64, shape ``(N, 3)``.
         lattice: of the b structures, three vectors each.
-        widths: splitting width eta of each structure, A, b values.
+        width: of every density in this sum, A, shape ``(N,)``.
+        narrowest: least of these in each structure, A, b values.
+        equal: whether within each structure all widths are the narrowest, and constants.
         accuracy: relative error of the sum; see :func:`structure_factor_sum`, :func:`mesh_sum`.
         mesh: whether a mesh is used, rather than structure factors.
     """
@@ -44,22 +46,27 @@ class ProductSum:
         bucket: Bucket,
         positions: Tensor,
         lattice: Lattice,
-        widths: list[float],
+        width: Tensor,
+        narrowest: list[float],
         accuracy: float,
         *,
+        equal: bool,
         mesh: bool,
     ) -> None:
         self.bucket = bucket
-        self._widths = widths
+        self._narrowest = narrowest
+        self._equal = equal
         self._accuracy = accuracy
         self._prepare = mesh_sum if mesh else structure_factor_sum
         self._atoms = [
             atoms[mask > 0] for atoms, mask in zip(bucket.atoms, bucket.mask, strict=True)
         ]
         with torch.no_grad():
-            self._potentials = self._at(positions, lattice)
+            self._potentials = self._at(positions, lattice, width)
 
-    def energy(self, u: Tensor, v: Tensor, positions: Tensor, lattice: Lattice) -> Tensor:
+    def energy(
+        self, u: Tensor, v: Tensor, positions: Tensor, lattice: Lattice, width: Tensor
+    ) -> Tensor:
         """Bilinear form of every structure of the bucket, e^2/A, shape ``(b,)``.
 
         Args:
@@ -67,8 +74,9 @@ class ProductSum:
             v: other charges.
             positions: with the values this sum was made for, ``(N, 3)``; differentiable.
             lattice: the same, of the b structures.
+            width: the same, ``(N,)``.
         """
-        potentials = self._at(positions, lattice)
+        potentials = self._at(positions, lattice, width)
         return torch.stack(
             [
                 u.index_select(0, atoms) @ potential(v.index_select(0, atoms))
@@ -83,11 +91,22 @@ class ProductSum:
             total[atoms] = potential(charges.index_select(0, atoms))
         return total
 
-    def _at(self, positions: Tensor, lattice: Lattice) -> list[Callable[[Tensor], Tensor]]:
-        return [
-            self._prepare(positions.index_select(0, atoms), box, width, self._accuracy)
-            for atoms, box, width in zip(self._atoms, lattice.cell, self._widths, strict=True)
-        ]
+    def _at(
+        self, positions: Tensor, lattice: Lattice, width: Tensor
+    ) -> list[Callable[[Tensor], Tensor]]:
+        made = []
+        for atoms, box, least in zip(self._atoms, lattice.cell, self._narrowest, strict=True):
+            own = width.index_select(0, atoms)
+            made.append(
+                self._prepare(
+                    positions.index_select(0, atoms),
+                    box,
+                    math.sqrt(2.0) * least,
+                    self._accuracy,
+                    None if self._equal else own * own - least * least,
+                )
+            )
+        return made
 
 
 class MatrixFreeCoulomb(GaussianCoulomb):
@@ -110,7 +129,7 @@ class MatrixFreeCoulomb(GaussianCoulomb):
         with torch.no_grad():
             self._pair_matrix = _sparse(self.pairs)
             self._own = self.own_density(self.here.width)
-            self._square = self.here.width * self.here.width
+            self._widening = self._change(self.here.width)
             self._volume = self._lattice.volume
             self._slabs = any(s.kind == SLAB for s in self.splittings)
             self._height = (
@@ -122,9 +141,16 @@ class MatrixFreeCoulomb(GaussianCoulomb):
     def _sum_waves(  # type: ignore[override]  # the same in all that GaussianCoulomb needs
         self, bucket: Bucket, lattice: Lattice, chosen: list[Splitting]
     ) -> ProductSum:
-        widths = [s.width for s in chosen]
-        positions = self.structures.positions
-        part = ProductSum(bucket, positions, lattice, widths, self._accuracy, mesh=self._mesh)
+        part = ProductSum(
+            bucket,
+            self.structures.positions,
+            lattice,
+            self.widened(self.here.width),
+            [s.width for s in chosen],
+            self._accuracy,
+            equal=not self.here.width.requires_grad and all(s.equal for s in chosen),
+            mesh=self._mesh,
+        )
         self._products.append(part)
         return part
 
@@ -152,25 +178,23 @@ class MatrixFreeCoulomb(GaussianCoulomb):
 
     def _background_potential(self, charges: Tensor) -> Tensor:
         """Derivative in u of the background's u.v, e/A, shape ``(N,)``."""
-        s = self.structures
-        molecule = self.inverse_splitting == 0.0
-        eta = 1.0 / torch.where(molecule, 1.0, self.inverse_splitting)
-        per_volume = torch.where(molecule, 0.0, -2.0 * math.pi / self._volume)
+        s, change = self.structures, self._widening
+        per_volume = -2.0 * math.pi / self._volume
         net = per_volume * s.sum_over_atoms(charges)
-        level = eta * eta * net - per_volume * s.sum_over_atoms(charges * self._square)
-        spread = net.index_select(0, s.batch) * self._square
-        return level.index_select(0, s.batch) - spread
+        level = per_volume * s.sum_over_atoms(charges * change)
+        return level.index_select(0, s.batch) + net.index_select(0, s.batch) * change
 
 
-def _sparse(pairs: PairSum) -> Tensor:
+def _sparse(sums: PairSum) -> Tensor:
     """Short-range interaction as a sparse matrix, both triangles, 1/A, shape ``(N, N)``."""
+    pairs = sums.pairs
     n = pairs.n_atoms
     row = torch.cat([pairs.sender, pairs.receiver])
     column = torch.cat([pairs.receiver, pairs.sender])
     key, order = torch.sort(row * n + column)
     # An atom pairs with several images of another: one element of the matrix.
     element, which = torch.unique_consecutive(key, return_inverse=True)
-    values = torch.cat([pairs.values, pairs.values])[order]
+    values = torch.cat([sums.values, sums.values])[order]
     values = values.new_zeros(len(element)).index_add(0, which, values)
     ends = torch.bincount(element // n, minlength=n).cumsum(0)
     with warnings.catch_warnings():

@@ -30,7 +30,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from qeqtrain.physics.structure_factors import smooth_spectrum
+from qeqtrain.physics.structure_factors import FormFactors, smooth_spectrum, wave_squares
 
 _SPLINE_ERROR = {6: 1.4e-3, 8: 4.5e-4, 10: 2.2e-4}
 """Error of order p at mesh spacing h is c_p (h / eta)^p: upper bounds of what was measured for
@@ -126,9 +126,13 @@ def _smoothing(waves: Tensor, points: int, order: int) -> Tensor:
 
 
 def mesh_sum(
-    positions: Tensor, cell: Tensor, width: float, accuracy: float
+    positions: Tensor,
+    cell: Tensor,
+    width: float,
+    accuracy: float,
+    spread: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    r"""Prepare the smooth potential of point charges at the charges, own one included.
+    r"""Prepare the smooth potential of charges at the charges, own one included.
 
     Args:
         positions: A, float64, shape ``(n, 3)``.
@@ -137,6 +141,9 @@ def mesh_sum(
         accuracy: root mean square error of the potential of random charges, relative to
             :math:`\sqrt{2/\pi} / \eta` (the smooth potential of a charge at its own
             place) times their root mean square. Between 1e-3 and 1e-9.
+        spread: what the square of every density's width has beyond the narrowest,
+            :math:`\eta^2/2`, A^2, shape ``(n,)``; see :func:`structure_factor_sum`. Charges
+            of every width have a mesh of their own.
 
     Returns:
         Charges, e, ``(n,)``, to potential, e/A, ``(n,)``: linear and symmetric; differentiable
@@ -166,7 +173,7 @@ def mesh_sum(
     nodes = torch.remainder(corner.long()[..., None] - steps, size.long()[:, None])
     i, j, k = nodes.unbind(1)
     index = (i[:, :, None, None] * points[1] + j[:, None, :, None]) * points[2]
-    index = (index + k[:, None, None, :]).flatten()  # (n p^3,)
+    index = (index + k[:, None, None, :]).flatten(1)  # (n, p^3)
 
     frequencies = [
         transform(length, 1.0 / length, dtype=cell.dtype, device=cell.device)
@@ -181,11 +188,29 @@ def mesh_sum(
     )
     influence = influence * (u[:, None, None] * v[:, None] * w)
 
+    forms = FormFactors.of(spread, len(positions), cell.device)
+    parts = []
+    for atoms, inside_sum, damped in forms.terms(wave_squares(waves, reciprocal)):
+        one_kind = len(atoms) == len(positions)
+        own = weights if one_kind else weights.index_select(0, atoms)
+        own = own if inside_sum is None else own * inside_sum[:, None]
+        nodes_of = index if one_kind else index.index_select(0, atoms)
+        parts.append((atoms, own, nodes_of.flatten(), None if spread is None else damped))
+
     def potential(charges: Tensor) -> Tensor:
-        spread = (weights * charges[:, None]).flatten()
-        mesh = charges.new_zeros(math.prod(points)).index_add(0, index, spread).view(points)
-        smooth: Tensor = torch.fft.irfftn(torch.fft.rfftn(mesh) * influence, s=points)
-        near = smooth.flatten().index_select(0, index).view(weights.shape)
-        return (near * weights).sum(dim=1)
+        spectrum = torch.zeros_like(influence, dtype=torch.complex128)
+        for atoms, own, nodes_of, damped in parts:
+            density = (own * charges.index_select(0, atoms)[:, None]).flatten()
+            mesh = charges.new_zeros(math.prod(points)).index_add(0, nodes_of, density)
+            wave = torch.fft.rfftn(mesh.view(points))
+            spectrum = spectrum + (wave if damped is None else damped * wave)
+        spectrum = influence * spectrum
+        total = torch.zeros_like(charges)
+        for atoms, own, nodes_of, damped in parts:
+            seen = spectrum if damped is None else damped * spectrum
+            smooth: Tensor = torch.fft.irfftn(seen, s=points)
+            near = smooth.flatten().index_select(0, nodes_of).view(own.shape)
+            total = total.index_add(0, atoms, (near * own).sum(dim=1))
+        return total
 
     return potential

@@ -28,16 +28,13 @@ import torch
 from torch import Tensor
 
 from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.physics.ewald import DENSE_BELOW
 from qeqtrain.physics.interaction import GaussianCoulomb
 from qeqtrain.physics.matrix_free import MatrixFreeCoulomb
 from qeqtrain.physics.solvers.dense import PreparedCholesky
 from qeqtrain.physics.solvers.iterative import ConjugateGradient
 from qeqtrain.physics.stationary import Effort, Problem, solve_stationary
 from qeqtrain.structures import ChargeGroups, Structures
-
-DENSE_BELOW = 1500
-"""Atoms of a structure up to which its matrix is made and factored: time on one CPU thread is
-equal near 2000, memory speaks for the iterative solver before that."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def equilibrate(
         structures: with edges for ``charge`` (:class:`CoulombReach`); groups or total
             charges say which sums are fixed.
         solver: ``dense`` or ``iterative``; ``auto`` is dense unless a structure of the batch
-            has more than :data:`DENSE_BELOW` atoms.
+            has more than :data:`~qeqtrain.physics.ewald.DENSE_BELOW` atoms.
         accuracy: relative error of Ewald's sums, and what the iterative solver aims at.
         mesh: whether the iterative solver sums waves on a mesh rather than by structure
             factors; by default from an accuracy of 1e-7 on.

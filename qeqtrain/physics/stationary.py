@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.errors import EquilibrationFailed
-from qeqtrain.physics.function import Function
+from qeqtrain.physics.function import Function, wanted
 from qeqtrain.physics.interaction import GaussianCoulomb, Geometry
 from qeqtrain.physics.naming import name_of
 from qeqtrain.physics.solvers.solution import Outcome, Solution
@@ -162,22 +162,22 @@ class _Rest(Function):
             weight = 0.5 * scaled if weight is None else weight + 0.5 * scaled
         if weight is None:
             return (None,) * 7
-        in_J = weight * x if ctx.needs_input_grad[2] else None
-        wanted = ctx.needs_input_grad[3:6]
+        asked = wanted(ctx)
+        in_J = weight * x if asked[2] else None
         at = (positions, cell, width)
-        return in_b, in_c, in_J, *_form_gradient(problem, weight, x, wanted, at), None
+        return in_b, in_c, in_J, *_form_gradient(problem, weight, x, asked[3:], at), None
 
 
 def _form_gradient(
     problem: Problem,
     u: Tensor,
     v: Tensor,
-    wanted: tuple[bool, ...],
+    asked: list[bool],
     at: tuple[Tensor, Tensor, Tensor],
 ) -> list[Tensor | None]:
     """Derivative of the sum of u.A.v in positions, cell and width, where it is wanted."""
     found: list[Tensor | None] = [None, None, None]
-    chosen = [i for i, w in enumerate(wanted) if w]
+    chosen = [i for i, w in enumerate(asked) if w]
     if not chosen:
         return found
     again = torch.is_grad_enabled()
@@ -187,7 +187,7 @@ def _form_gradient(
             here = [t.view_as(t) for t in at]
         else:
             u, v = u.detach(), v.detach()
-            here = [t.detach().requires_grad_(w) for t, w in zip(at, wanted, strict=True)]
+            here = [t.detach().requires_grad_(w) for t, w in zip(at, asked, strict=True)]
         total = problem.coulomb.energy(u, v, Geometry(*here)).sum()
         slopes = torch.autograd.grad(
             total, [here[i] for i in chosen], create_graph=again, materialize_grads=True

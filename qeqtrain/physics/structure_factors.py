@@ -15,12 +15,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _ATOMS_AT_ONCE = 256
 """Phases of so many atoms stay in a processor's cache while they are multiplied."""
+
+
+def wave_squares(waves: Tensor, reciprocal: Tensor) -> Tensor:
+    """Squares of wave vectors, 1/A^2, shape ``(...)``; see :func:`smooth_spectrum`."""
+    k = 2.0 * math.pi * waves @ reciprocal.T
+    return (k * k).sum(dim=-1)
 
 
 def smooth_spectrum(waves: Tensor, reciprocal: Tensor, width: float) -> Tensor:
@@ -34,9 +41,8 @@ def smooth_spectrum(waves: Tensor, reciprocal: Tensor, width: float) -> Tensor:
         reciprocal: the inverse of the cell, :math:`\mathbf b_a` as columns, 1/A, ``(3, 3)``.
         width: standard deviation :math:`\eta` that splits Ewald's sum, A.
     """
-    k = 2.0 * math.pi * waves @ reciprocal.T
     origin = (waves == 0.0).all(dim=-1)
-    square = (k * k).sum(dim=-1) + origin
+    square = wave_squares(waves, reciprocal) + origin
     per_volume = 4.0 * math.pi * torch.linalg.det(reciprocal).abs()
     return torch.where(origin, 0.0, per_volume * torch.exp(-0.5 * width**2 * square) / square)
 
@@ -50,16 +56,76 @@ def largest_wave(width: float, accuracy: float) -> float:
     return math.sqrt(-2.0 * math.log(accuracy)) / width
 
 
+@dataclass(frozen=True)
+class FormFactors:
+    r"""Densities wider than the narrowest, by kinds of equal width.
+
+    .. math:: e^{-s_i k^2/2} = e^{-s k^2/2} \sum_m \frac{(-k^2/2)^m}{m!}\, (s_i - s)^m
+
+    with s the common value of a kind. The difference is zero; with its powers up to the second
+    the product has exact first and second derivatives in every :math:`s_i`.
+
+    Attributes:
+        atoms: of every kind, int64, shape ``(n,)`` in all.
+        differences: :math:`s_i - s` of these atoms, or ``None`` if no gradient is wanted.
+        values: s, A^2.
+    """
+
+    atoms: list[Tensor]
+    differences: list[Tensor | None]
+    values: list[float]
+
+    @classmethod
+    def of(cls, spread: Tensor | None, n_atoms: int, device: torch.device) -> FormFactors:
+        """Sort atoms by their spread s, A^2, shape ``(n,)``; ``None`` for all zero."""
+        if spread is None:
+            return cls([torch.arange(n_atoms, device=device)], [None], [0.0])
+        kinds, which = torch.unique(spread.detach(), return_inverse=True)
+        atoms = [torch.nonzero(which == i).squeeze(-1) for i in range(len(kinds))]
+        wanted = spread.requires_grad and torch.is_grad_enabled()
+        differences = [
+            spread.index_select(0, of) - value if wanted else None
+            for of, value in zip(atoms, kinds, strict=True)
+        ]
+        return cls(atoms, differences, kinds.tolist())
+
+    def terms(self, squares: Tensor) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+        """List atoms, what multiplies their charges (or nothing), and what the waves.
+
+        Args:
+            squares: k^2, 1/A^2, any shape, which the last of the three has too.
+        """
+        found: list[tuple[Tensor, Tensor | None, Tensor]] = []
+        for atoms, difference, value in zip(
+            self.atoms, self.differences, self.values, strict=True
+        ):
+            damped = torch.exp(-0.5 * value * squares)
+            found.append((atoms, None, damped))
+            if difference is not None:
+                found.append((atoms, difference, -0.5 * squares * damped))
+                found.append((atoms, difference**2, 0.125 * squares**2 * damped))
+        return found
+
+
 def structure_factor_sum(
-    positions: Tensor, cell: Tensor, width: float, accuracy: float
+    positions: Tensor,
+    cell: Tensor,
+    width: float,
+    accuracy: float,
+    spread: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    r"""Prepare the smooth potential of point charges at the charges, own one included.
+    r"""Prepare the smooth potential of charges at the charges, own one included.
+
+    .. math:: \phi_i = \frac{4\pi}{V} \sum_{k \ne 0} \frac{e^{-\eta^2 k^2/2}}{k^2}
+              \sum_j e^{-(s_i + s_j) k^2 / 2} \cos(k \cdot r_{ij})\, q_j
 
     Args:
         positions: A, float64, shape ``(n, 3)``.
         cell: rows, A, float64, shape ``(3, 3)``; periodic in all directions.
         width: standard deviation :math:`\eta` that splits Ewald's sum, A.
         accuracy: what is left out, relative to the smooth interaction of a charge with itself.
+        spread: s, what the square of every density's width has beyond the narrowest,
+            :math:`\eta^2/2`, A^2, shape ``(n,)``; zero unless given. Differentiable twice.
 
     Returns:
         Charges, e, ``(n,)``, to potential, e/A, ``(n,)``: linear and symmetric; differentiable
@@ -80,29 +146,53 @@ def structure_factor_sum(
 
     with torch.no_grad():
         waves = torch.cartesian_prod(first, second, third).view(-1, len(third), 3)
-        k = 2.0 * math.pi * waves @ reciprocal.T
-        waves = waves[((k * k).sum(dim=-1) <= cutoff**2).any(dim=-1)]  # (K2, K3, 3)
+        inside = wave_squares(waves, reciprocal) <= cutoff**2
+        waves = waves[inside.any(dim=-1)]  # (K2, K3, 3)
     spectrum = smooth_spectrum(waves, reciprocal, width)
     spectrum = torch.where(waves[..., 0] > 0.0, 2.0 * spectrum, spectrum)  # both halves
 
     turns = 2.0 * math.pi * positions @ reciprocal  # (n, 3)
     one = torch.ones((), dtype=cell.dtype, device=cell.device)
-    blocks = torch.split(turns, _ATOMS_AT_ONCE)
-    # Phases of the first two directions, (K2, n), and of the third, (n, K3).
-    planes = [torch.polar(one, waves[:, 0, :2] @ part[:, :2].T) for part in blocks]
-    lines = [torch.polar(one, part[:, 2:] * third) for part in blocks]
+    forms = FormFactors.of(spread, len(positions), cell.device)
+    # Of every term: atoms, factor of charges, of waves, and by blocks of atoms the phases of
+    # the first two directions, (K2, n), and of the third, (n, K3).
+    parts = []
+    phases: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for atoms, inside_sum, damped in forms.terms(wave_squares(waves, reciprocal)):
+        if id(atoms) not in phases:
+            blocks = torch.split(turns.index_select(0, atoms), _ATOMS_AT_ONCE)
+            phases[id(atoms)] = [
+                (
+                    torch.polar(one, waves[:, 0, :2] @ block[:, :2].T),
+                    torch.polar(one, block[:, 2:] * third),
+                )
+                for block in blocks
+            ]
+        parts.append((atoms, inside_sum, damped, phases[id(atoms)]))
 
     def potential(charges: Tensor) -> Tensor:
         factors = torch.zeros_like(spectrum, dtype=torch.complex128)
-        parts = torch.split(charges, _ATOMS_AT_ONCE)
-        for plane, line, part in zip(planes, lines, parts, strict=True):
-            factors = factors + (plane * part) @ line
+        for atoms, inside_sum, damped, blocks in parts:
+            own = charges.index_select(0, atoms)
+            own = own if inside_sum is None else own * inside_sum
+            sums = torch.zeros_like(factors)
+            for (plane, line), some in zip(
+                blocks, torch.split(own, _ATOMS_AT_ONCE), strict=True
+            ):
+                sums = sums + (plane * some) @ line
+            factors = factors + damped * sums
         factors = spectrum * factors
-        return torch.cat(
-            [
-                (torch.view_as_real(plane) * torch.view_as_real(factors @ line.mH)).sum((0, 2))
-                for plane, line in zip(planes, lines, strict=True)
-            ]
-        )
+        total = torch.zeros_like(charges)
+        for atoms, inside_sum, damped, blocks in parts:
+            seen = damped * factors
+            near = torch.cat(
+                [
+                    (torch.view_as_real(p) * torch.view_as_real(seen @ line.mH)).sum((0, 2))
+                    for p, line in blocks
+                ]
+            )
+            near = near if inside_sum is None else near * inside_sum
+            total = total.index_add(0, atoms, near)
+        return total
 
     return potential

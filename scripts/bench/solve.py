@@ -183,7 +183,7 @@ def step(potential: Potential, batch: Structures) -> None:
     loss = found.energy.square().mean() + found.forces.square().mean()
     if found.charges is not None:
         loss = loss + found.charges.square().mean()
-    loss.backward()
+    loss.backward(inputs=list(potential.parameters()))  # as training does
 
 
 def in_turns(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from qeqtrain.errors import UserMistake
-from qeqtrain.physics.ewald import CoulombReach, split
+from qeqtrain.physics.ewald import LEAST, CoulombReach, split
 from qeqtrain.physics.slab import shortest_in_plane, vacuum
 from qeqtrain.structures import Structure
 from tests.physics.systems import WIDTHS, salt, small_slab, water
@@ -31,19 +31,36 @@ def test_the_rule_travels_to_other_processes() -> None:
 
 def test_a_looser_accuracy_reaches_less_far() -> None:
     for atoms in (salt(), small_slab()):
-        tight, loose = (CoulombReach(WIDTHS, a)(structure(atoms)) for a in (1e-10, 1e-5))
-        assert loose < 0.8 * tight
+        positions, cell = (torch.from_numpy(x) for x in (atoms.positions, atoms.cell.array))
+        tight, loose = (
+            split(positions, cell, atoms.pbc.tolist(), {0.5: 8}, a) for a in (1e-10, 1e-5)
+        )
+        assert loose.longest < tight.longest
+        assert 0.0 < loose.cutoff < tight.cutoff
 
 
-def test_the_splitting_width_grows_with_the_cell() -> None:
+def test_densities_are_widened_more_in_larger_cells() -> None:
     widths = []
-    for repeat in (2, 4):
+    for repeat in (1, 2, 4):
         atoms = salt() * ((repeat,) * 3)
-        cell = torch.from_numpy(atoms.cell.array)
-        positions = torch.from_numpy(atoms.positions)
-        widths.append(split(positions, cell, [True] * 3, 0.5, 1e-9).width)
-    # Twice the length is 64 times V^2, 8 times N.
-    assert widths[1] == pytest.approx(widths[0] * math.sqrt(2.0))
+        positions, cell = (torch.from_numpy(x) for x in (atoms.positions, atoms.cell.array))
+        widths.append(split(positions, cell, [True] * 3, {0.3: len(atoms)}, 1e-9).width)
+    assert widths == sorted(set(widths))
+
+
+def test_wide_densities_need_no_pairs() -> None:
+    wide, narrow = dict.fromkeys((11, 17), 1.0), {11: 1.0, 17: 0.3}
+    assert CoulombReach(wide)(structure(salt())) == LEAST
+    assert CoulombReach(narrow)(structure(salt())) > 4.0
+
+
+def test_a_list_that_is_too_short_is_made_up_for_by_waves() -> None:
+    atoms = salt()
+    positions, cell = (torch.from_numpy(x) for x in (atoms.positions, atoms.cell.array))
+    given = (positions, cell, [True] * 3, {0.3: 4, 1.5: 4}, 1e-9)
+    free, short = split(*given), split(*given, listed=8.0)
+    assert short.cutoff <= 8.0 < free.cutoff
+    assert short.longest > free.longest
 
 
 def test_an_element_without_a_width_is_refused() -> None:

@@ -70,8 +70,8 @@ def test_one_charge_and_its_background_have_the_wigner_constant_of_a_cube() -> N
 @pytest.mark.parametrize("make", [salt, small_cell, small_slab])
 def test_the_splitting_width_does_not_matter(make, monkeypatch) -> None:
     found = []
-    for splitting in (0.3, 1.0):
-        monkeypatch.setattr(ewald, "SPLITTING", splitting)
+    for price in (1e3, 1e-4):  # of a pair: dear ones are avoided by many waves
+        monkeypatch.setattr(ewald, "PAIR", price)
         structures = batch(make())
         interaction = GaussianCoulomb(structures, parameters(structures)[2])
         found.append((interaction.splittings[0].width, full(interaction.matrices()[0])[0]))
@@ -223,10 +223,30 @@ def test_a_charged_slab_is_refused_by_name() -> None:
         GaussianCoulomb(charged, parameters(charged)[2])
 
 
-def test_a_list_that_is_too_short_is_refused() -> None:
-    structures = batch(salt(), accuracy=1e-3)
-    with pytest.raises(UserMistake, match="ends at"):
-        GaussianCoulomb(structures, parameters(structures)[2], 1e-9)
+def test_a_list_that_is_far_too_short_is_refused() -> None:
+    salt_of_216 = Structure.from_atoms(salt() * (3, 3, 3), total_charge=0.0)
+    structures = collate([with_pairs(salt_of_216, {"charge": 2.0})])
+    width = parameters(structures)[2]
+    with pytest.raises(UserMistake, match=r"structure 0 of the batch .* ends at"):
+        GaussianCoulomb(structures, 0.25 * width, 1e-9)
+
+
+def test_every_structure_of_a_batch_has_its_own_list() -> None:
+    # Salt needs no pairs, so that its list ends at once: the batch knows the shortest only.
+    box = water()
+    box.set_cell([6.0, 7.0, 8.0])
+    box.pbc = True
+    alone, both = batch(box), batch(salt(), box)
+    assert both.edges["charge"].cutoff < alone.edges["charge"].cutoff
+    first, second = (GaussianCoulomb(s, parameters(s)[2]) for s in (alone, both))
+    assert second.splittings[1].width > 0.7 * first.splittings[0].width
+    charges = torch.tensor([0.5, -0.3, 0.4], dtype=torch.float64)
+    torch.testing.assert_close(
+        second.potential(torch.cat([charges.new_ones(8), charges]))[8:],
+        first.potential(charges),
+        rtol=0,
+        atol=1e-9,
+    )
 
 
 def test_coincident_atoms_are_named() -> None:

@@ -95,12 +95,20 @@ def observables(
         positions=batch.positions.clone().requires_grad_(),
         cell=batch.cell.clone().requires_grad_(),
     )
+    width = width.clone().requires_grad_()
     rest = equilibrate(electronegativity, hardness, width, batch, accuracy=accuracy, **solver)
     energy = rest.energy.sum() + 0.3 * (rest.charges**2).sum()
     slopes = torch.autograd.grad(energy, (batch.positions, batch.cell), create_graph=True)
     probe = (slopes[0] * torch.linspace(-1.0, 1.0, 3 * n).double().view(n, 3)).sum()
-    second = torch.autograd.grad(probe, (electronegativity, hardness))
-    names = ("charges", "forces", "virial", "of electronegativity", "of hardness")
+    second = torch.autograd.grad(probe, (electronegativity, hardness, width))
+    names = (
+        "charges",
+        "forces",
+        "virial",
+        "of electronegativity",
+        "of hardness",
+        "of width",
+    )
     values = (rest.charges, *slopes, *second)
     return rest, {k: v.detach() for k, v in zip(names, values, strict=True)}
 

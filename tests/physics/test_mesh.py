@@ -8,7 +8,7 @@ from torch import Tensor
 from qeqtrain.physics.mesh import choose_mesh, mesh_sum
 from qeqtrain.physics.structure_factors import structure_factor_sum
 
-Sum = Callable[[Tensor, Tensor, float, float], Callable[[Tensor], Tensor]]
+Sum = Callable[..., Callable[[Tensor], Tensor]]
 
 CUBIC = 11.0 * np.eye(3)
 SKEW = np.array([[9.0, 0.0, 0.0], [5.0, 10.0, 0.0], [-4.0, 3.0, 14.0]])
@@ -23,7 +23,13 @@ def gas(cell: np.ndarray, n: int = 60, seed: int = 0) -> tuple[Tensor, Tensor, T
     return torch.tensor(rng.normal(size=n)), torch.tensor(positions), torch.tensor(cell)
 
 
-def obvious_sum(charges: Tensor, positions: Tensor, cell: Tensor, width: float) -> np.ndarray:
+def obvious_sum(
+    charges: Tensor,
+    positions: Tensor,
+    cell: Tensor,
+    width: float,
+    spread: Tensor | float = 0.0,
+) -> np.ndarray:
     """Every wave vector, one sine and cosine per atom; numpy."""
     q, r, a = charges.numpy(), positions.numpy(), cell.numpy()
     cutoff = 8.5 / width
@@ -36,7 +42,8 @@ def obvious_sum(charges: Tensor, positions: Tensor, cell: Tensor, width: float) 
     strength = (
         4.0 * np.pi / np.abs(np.linalg.det(a)) * np.exp(-(width**2) * square / 2) / square
     )
-    phase = np.exp(1j * r @ k.T)
+    form = np.exp(-0.5 * np.outer(np.broadcast_to(spread, len(q)), square))
+    phase = form * np.exp(1j * r @ k.T)
     return (phase.conj() @ (strength * (q @ phase))).real
 
 
@@ -67,6 +74,28 @@ def test_structure_factors_keep_the_accuracy_asked_for(accuracy: float):
     charges, positions, box = gas(SKEW)
     found = structure_factor_sum(positions, box, 1.3, accuracy)(charges)
     assert error(found, obvious_sum(charges, positions, box, 1.3), charges, 1.3) < accuracy
+
+
+@pytest.mark.parametrize("sum_", [mesh_sum, structure_factor_sum])
+def test_densities_may_differ_in_width(sum_: Sum):
+    charges, positions, box = gas(SKEW)
+    spread = torch.tensor([0.0, 0.7, 0.0, 2.5]).double().repeat(15)
+    found = sum_(positions, box, 1.1, 1e-7, spread)(charges)
+    exact = obvious_sum(charges, positions, box, 1.1, spread.numpy())
+    assert error(found, exact, charges, 1.1) < 1e-7
+
+
+@pytest.mark.parametrize("sum_", [mesh_sum, structure_factor_sum])
+def test_first_and_second_derivatives_in_the_widths_are_right(sum_: Sum):
+    charges, positions, box = gas(SKEW, n=4)
+    spread = torch.tensor([0.0, 0.7, 0.7, 0.2]).double()
+
+    def energy(s: Tensor, r: Tensor, c: Tensor) -> Tensor:
+        return charges @ sum_(r, c, 2.0, 1e-9, s)(charges)
+
+    inputs = tuple(t.clone().requires_grad_() for t in (spread, positions, box))
+    assert torch.autograd.gradcheck(energy, inputs, atol=1e-6)
+    assert torch.autograd.gradgradcheck(energy, inputs, atol=1e-6)
 
 
 def test_an_atom_alone_feels_its_own_images():
