@@ -29,7 +29,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 CHARGES: dict[str, dict[str, Any]] = {
     "none": {"_target_": "qeqtrain.nn.charges.NoCharges"},
     "diagonal": {"_target_": "qeqtrain.nn.charges.DiagonalCharges", "cutoff": 4.0},
-    "gaussian": {"_target_": "qeqtrain.nn.charges.GaussianCharges"},
+    "gaussian": {"_target_": "qeqtrain.nn.charges.GaussianCharges", "accuracy": 1e-9},
     "local": {"_target_": "qeqtrain.nn.charges.LocalCharges", "cutoff": 4.0},
 }
 
