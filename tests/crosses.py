@@ -62,7 +62,13 @@ CROSSES = [
 
 
 def small_cross(
-    backbone: str, charge: str, coupling: str, *, seed: int = 0, **options: Any
+    backbone: str,
+    charge: str,
+    coupling: str,
+    *,
+    seed: int = 0,
+    baselines: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Potential:
     """Build an untrained potential from the small parts above.
 
@@ -71,6 +77,7 @@ def small_cross(
         charge: key of ``CHARGES``.
         coupling: key of ``COUPLINGS``.
         seed: of the weights.
+        baselines: nodes by name.
         **options: further arguments of the backbone.
     """
     torch.manual_seed(seed)
@@ -82,6 +89,7 @@ def small_cross(
         "backbone": first,
         "charge": CHARGES[charge],
         "coupling": node,
+        "baselines": baselines,
         "dtype": "float64",
     }
     return build_potential(

@@ -16,6 +16,7 @@ from ase.optimize import BFGS
 
 from qeqtrain import QeqCalculator
 from qeqtrain.errors import UserMistake
+from tests.crosses import small_cross
 from tests.systems import one_atom_cell, slab, small_qet, triclinic, water
 
 
@@ -128,8 +129,10 @@ def test_fragments_edited_in_the_atoms_are_seen(calculator: QeqCalculator) -> No
     assert calculator.calculation_required(atoms, ["energy"])
 
 
-def test_unknown_elements_are_an_error_that_lists_the_known(calculator: QeqCalculator) -> None:
-    atoms = Atoms("AuH", [[0, 0, 0], [0, 0, 1.5]], calculator=calculator)
+@pytest.mark.parametrize("charge", ["diagonal", "gaussian"])
+def test_unknown_elements_are_an_error_that_lists_the_known(charge: str) -> None:
+    calculator = QeqCalculator(small_cross("tensornet", charge, "feature"))
+    atoms = Atoms("AuH", [[0, 0, 0], [0, 0, 1.5]], info={"charge": 0}, calculator=calculator)
     with pytest.raises(
         UserMistake, match="does not know Au; it was trained on H O Na Mg Cl Cu"
     ):

@@ -101,6 +101,7 @@ MISTAKES = {
     "backbone.cutoff=abc": 'met "abc", expected a number',
     "backbone.cutoff=true": "met true, expected a number",
     "backbone.cutoff=-1": "met -1, expected more than 0",
+    "backbone.cutoff=inf": "met inf, expected more than 0, and finite",
     "backbone.layers=2.5": "met 2.5, expected a whole number",
     "backbone.radial_basis=gausian": "did you mean 'gaussian'?",
     "backbone.r_max=5": "it is called 'cutoff' here",
@@ -110,6 +111,7 @@ MISTAKES = {
     "backbone.avg_num_neighbors=20": "it is called 'average_neighbors' here",
     "backbone=tensornett": "did you mean 'tensornet'?",
     "backbone.elements=[1]": "is filled in from the data and the other parts",
+    "backbone.attributes=3": "is filled in from the data and the other parts",
     "charge=null": "did you mean 'none'?",
     "charge=gausian": "options: diagonal, gaussian, local, none",
     "data=my.extxyz": "files are given by data.train=PATH",
@@ -299,3 +301,38 @@ def test_a_recipe_that_leads_back_to_itself_is_a_mistake(tmp_path) -> None:
 def test_a_seed_that_generators_do_not_take_is_a_mistake(seed: int) -> None:
     with pytest.raises(UserMistake, match=r"seed: met .* expected a whole number"):
         load_recipe("qet", [f"seed={seed}"], only_show=True)
+
+
+SIZES = {
+    "backbone.l_max=-1": "met -1, expected 0 or more",
+    "backbone.radial_depth=-1": "met -1, expected 0 or more",
+    "backbone.radial_width=0": "met 0, expected more than 0",
+    "backbone.cutoff_power=0": "met 0, expected more than 0",
+    "charge.hardness_floor=-1": "met -1, expected 0 or more",
+    "charge.hardness_floor=inf": "met inf, expected 0 or more, and finite",
+    "coupling.projection=0": "met 0, expected more than 0",
+    "coupling.layers=0": "met 0, expected more than 0",
+    "backbone.max_L=1": "it is called 'l_max' here",
+    "backbone.invariant_layers=2": "it is called 'radial_depth' here",
+    "backbone.num_polynomial_cutoff=6": "it is called 'cutoff_power' here",
+}
+
+
+@pytest.mark.parametrize("override", SIZES)
+def test_a_size_of_nequip_lr_without_sense_or_of_another_name_is_refused(override: str) -> None:
+    problem = only(mistakes("smoke/nequip_lr", "data.train=some.extxyz", override))
+    assert problem.startswith(override.partition("=")[0])
+    assert SIZES[override] in problem
+
+
+def test_sizes_of_a_second_network_are_held_against_the_same_limits() -> None:
+    node = "{_target_: qeqtrain.nn.nequip.NequIP, l_max: -1, channels: 0}"
+    found = mistakes("smoke/nequip_lr", f"coupling.backbone={node}")
+    assert any("coupling.backbone.l_max" in p and "0 or more" in p for p in found)
+    assert any("coupling.backbone.channels" in p and "more than 0" in p for p in found)
+
+
+def test_a_mistake_that_a_second_network_inherits_is_told_where_it_stands() -> None:
+    assert only(
+        mistakes("smoke/nequip_lr", "data.train=a.extxyz", "backbone.l_max=-1")
+    ).startswith("backbone.l_max")

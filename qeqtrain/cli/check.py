@@ -78,7 +78,7 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield (
         "cutoffs",
         ", ".join(
-            f"{name} {reach if callable(reach) else f'{reach:g} A'}"
+            f"{name} {'by structure' if callable(reach) else f'{reach:g} A'}"
             for name, reach in potential.cutoffs.items()
         ),
     )

@@ -10,6 +10,7 @@ from qeqtrain.data.labels import LABELS, UNDECIDED, plural
 from qeqtrain.data.sources import Source
 from qeqtrain.data.splits import families
 from qeqtrain.errors import UserMistake
+from qeqtrain.neighbors import Reach
 
 # A net charge per atom beyond this, on average, is no net charge: electron counts begin at 1.
 _COUNT_LIKE = 0.5  # e
@@ -59,6 +60,35 @@ def charge_problems(source: Source) -> list[str]:
                 "these look like electron counts, not net charges; name another key with "
                 "data.aliases.charges=..., or leave them out with data.aliases.charges=null"
             )
+    return problems
+
+
+def reach_problems(
+    source: Source, frames: np.ndarray, cutoffs: Mapping[str, Reach]
+) -> list[str]:
+    """Frames that a rule for the cutoff refuses, as a charge model does a charged slab.
+
+    What it cannot take is told by the periodic directions and the total charge: of every set of
+    directions the frames of least and of greatest charge are tried.
+
+    Args:
+        source: with total charges.
+        frames: those to be tried.
+        cutoffs: A, or rules, by consumer (``Potential.cutoffs``).
+    """
+    problems: list[str] = []
+    rules = [reach for reach in cutoffs.values() if callable(reach)]
+    kinds = source.periodic[frames]
+    for kind in np.unique(kinds, axis=0) if rules else ():
+        alike = frames[(kinds == kind).all(axis=1)]
+        size = np.abs(source.total_charges[alike])
+        for i in dict.fromkeys((int(alike[size.argmin()]), int(alike[size.argmax()]))):
+            try:
+                for rule in rules:
+                    rule(source[i].structure)
+            except UserMistake as mistake:
+                problems += [f"{source.source_ids[i]}: {text}" for text in mistake.problems]
+                break
     return problems
 
 

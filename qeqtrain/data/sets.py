@@ -21,6 +21,7 @@ from qeqtrain.data.requirements import (
     fragment_notes,
     label_problems,
     leaks,
+    reach_problems,
 )
 from qeqtrain.data.sources import Source, open_source
 from qeqtrain.data.splits import SPLITS, split_from_file, split_indices
@@ -182,7 +183,17 @@ class DataSets:
 
         Args:
             cutoffs: A, or rules, by consumer (``Potential.cutoffs``).
+
+        Raises:
+            UserMistake: a rule refuses frames, naming them.
         """
+        problems = [
+            f"{split}: {text}"
+            for split, (source, frames) in self._parts.items()
+            for text in reach_problems(source, frames, cutoffs)
+        ]
+        if problems:
+            raise UserMistake(*problems)
         if _numbers(cutoffs) != _numbers(self._cutoffs):
             self._batches = {}
             self.__dict__.pop("statistics", None)

@@ -182,7 +182,7 @@ def evaluate(potential: Potential, parts: Mapping[str, Frames]) -> Evaluation:
             "parameters": sum(p.numel() for p in potential.parameters()),
             "elements": [SYMBOLS[z] for z in potential.elements],
             "cutoffs": {
-                name: str(reach) if callable(reach) else reach
+                name: "by structure" if callable(reach) else reach
                 for name, reach in potential.cutoffs.items()
             },
             "dtype": str(potential.dtype).removeprefix("torch."),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from qeqtrain.data.elements import SYMBOLS
 from qeqtrain.data.frames import Frame
@@ -127,7 +128,12 @@ def _ready(potential: Potential, frame: Frame) -> Frame:
         assumed = potential.charge_where_absent(frame.source_id, remedy)
         structure = replace(structure, total_charge=assumed)
     potential.refuse_unseen_states(structure, frame.source_id)
-    return replace(frame, structure=with_pairs(structure, potential.cutoffs))
+    try:
+        potential.refuse_unknown_elements(torch.from_numpy(np.unique(structure.numbers)))
+        return replace(frame, structure=with_pairs(structure, potential.cutoffs))
+    except UserMistake as mistake:
+        problems = [f"{frame.source_id}: {text}" for text in mistake.problems]
+        raise UserMistake(*problems) from None
 
 
 def _predict(
@@ -136,8 +142,6 @@ def _predict(
     """Predict one batch and take it apart again."""
     started = time.perf_counter(), time.process_time()
     batch = collate([f.structure for f in frames])
-    if potential.device.type != "cpu":  # on a CPU the potential looks itself
-        potential.refuse_unknown_elements(batch.numbers)
     with warnings.catch_warnings():  # what it warns of is told once, with the results
         warnings.filterwarnings("ignore", message=".*absent from its training data")
         said = potential(batch.to(potential.device)).detach()

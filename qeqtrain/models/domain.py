@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
@@ -64,11 +66,11 @@ class Domain:
             charge = self._total_charge(one, total_charge, groups)
             spin = one.info.get("spin_multiplicity", one.info.get("spin"))
             structure = Structure.from_atoms(one, total_charge=charge, spin=spin, **groups)
+            self.refuse_unknown_elements(torch.from_numpy(np.unique(structure.numbers)))
             said = self.refuse_unseen_states(structure, one.get_chemical_formula())
             strange += [text for text in said if text not in strange]
             ready.append(with_pairs(structure, self.cutoffs))
         batch = collate(ready)
-        self.refuse_unknown_elements(batch.numbers)
         untrained = self.untrained_elements(batch.numbers)
         if untrained:
             warnings.warn(

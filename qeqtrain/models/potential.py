@@ -16,6 +16,7 @@ import torch
 from ase.data import atomic_masses, chemical_symbols
 from torch import Tensor, nn
 
+from qeqtrain.errors import UserMistake
 from qeqtrain.models.domain import Domain
 from qeqtrain.models.parts import build_part
 from qeqtrain.models.references import ChargeReferences, build_charge_references
@@ -42,7 +43,8 @@ class Potential(Domain, nn.Module):
         charge_range: smallest and largest charge of the training data, e, or ``None``.
         charge_references: energy of a structure by its total charge, or ``None``.
         conventions: of the data it was trained on, plain values.
-        baseline: a fixed repulsion that the network adds to, or ``None``.
+        baselines: energies by name that the network adds to, each a map from structures to
+            eV, ``(B,)``.
         spec: the recipe nodes of the parts, kept so that a file can rebuild them.
     """
 
@@ -59,14 +61,14 @@ class Potential(Domain, nn.Module):
         charge_range: Sequence[float] | None = None,
         charge_references: ChargeReferences | None = None,
         conventions: Mapping[str, Any] | None = None,
-        baseline: nn.Module | None = None,
+        baselines: Mapping[str, nn.Module] | None = None,
         spec: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.charge = charge
         self.coupling = coupling
-        self.baseline = baseline
+        self.baselines = nn.ModuleDict(baselines)
         self.elements = tuple(int(z) for z in elements)
         self.scale: float | dict[int, float] = (
             {z: float(scale[z]) for z in self.elements}
@@ -176,8 +178,8 @@ class Potential(Domain, nn.Module):
         # Energy of the charges themselves, and of nuclei that come close.
         if charges is not None:
             energy = energy + self.coupling.energy_of(charges)
-        if self.baseline is not None:
-            energy = energy + self.baseline(structures)
+        for baseline in self.baselines.values():
+            energy = energy + baseline(structures)
 
         if charges is None:
             return Prediction(energy=energy, atomic_energies=atomic)
@@ -230,8 +232,8 @@ def build_potential(
     """Assemble a potential from the recipe nodes of its parts.
 
     Args:
-        spec: nodes ``backbone``, ``charge``, ``coupling`` and perhaps ``baseline``, each with
-            a ``_target_``, and ``dtype`` (``float32`` or ``float64``).
+        spec: nodes ``backbone``, ``charge`` and ``coupling``, each with a ``_target_``,
+            ``baselines`` with such nodes by name, and ``dtype`` (``float32`` or ``float64``).
         elements: atomic numbers the model will know.
         references: energy of every element, eV.
         scale: eV per unit of the network's output, for all elements or by atomic number.
@@ -242,15 +244,15 @@ def build_potential(
         conventions: of the training data, plain values.
 
     Raises:
-        UserMistake: a ``_target_`` outside the package that was not allowed.
+        UserMistake: a ``_target_`` outside the package that was not allowed, or parts that do
+            not go together.
     """
     plain = {k: spec[k] for k in ("backbone", "charge", "coupling")}
     plain["dtype"] = spec.get("dtype", "float32")
-    if spec.get("baseline"):
-        plain["baseline"] = spec["baseline"]
+    plain["baselines"] = {k: v for k, v in (spec.get("baselines") or {}).items() if v}
     known: dict[str, Any] = {"elements": list(elements), "average_neighbors": average_neighbors}
     backbone = build_part(plain["backbone"], known)
-    baseline = build_part(plain["baseline"], known) if "baseline" in plain else None
+    baselines = {k: build_part(node, known) for k, node in plain["baselines"].items()}
 
     def build(node: Mapping[str, Any], attributes: int) -> nn.Module:
         return build_part(node, {**known, "attributes": attributes})
@@ -261,8 +263,14 @@ def build_potential(
         "build": build,
     }
     charge = build_part(plain["charge"], known)
-    known["charge_features"] = charge.features
+    known |= {"charge_features": charge.features, "equilibrated": charge.equilibrated}
     coupling = build_part(plain["coupling"], known)
+    if getattr(charge, "trains_potential", False) and not coupling.reads_potential:
+        raise UserMistake(
+            "charge.train_widths is true, but widths of charge=diagonal only shape a potential "
+            "that this coupling does not read; say charge.train_widths=false, "
+            "coupling=feature, or charge=gaussian"
+        )
     potential = Potential(
         backbone,
         charge,
@@ -274,7 +282,7 @@ def build_potential(
         charge_range=charge_range,
         charge_references=build_charge_references(charge_references),
         conventions=conventions,
-        baseline=baseline,
+        baselines=baselines,
         spec=plain,
     )
     return potential.to(DTYPES[plain["dtype"]])

@@ -35,19 +35,32 @@ class Coupling(nn.Module):
         charge_energy: part of the equilibration's energy that is added: ``none``, all of it
             (``full``), or what charges share pairwise (``coulomb``).
         charge_features: numbers per atom of the charge model (0 without charges).
+        equilibrated: whether the charges minimise an energy.
 
     Raises:
-        UserMistake: an energy of charges is asked for where there are none.
+        UserMistake: an energy of charges is asked for where there is none.
     """
 
-    def __init__(self, charge_energy: ChargeEnergy, charge_features: int) -> None:
+    def __init__(
+        self, charge_energy: ChargeEnergy, charge_features: int, *, equilibrated: bool
+    ) -> None:
         super().__init__()
         if charge_energy != "none" and charge_features == 0:
             raise UserMistake(
                 f"coupling.charge_energy is {charge_energy}, but charge=none has no charges; "
                 "say coupling=feature, or choose charge=diagonal or gaussian"
             )
+        if charge_energy == "full" and not equilibrated:
+            raise UserMistake(
+                "coupling.charge_energy is full, but charge=local minimises no energy; say "
+                "coupling.charge_energy=coulomb, or choose charge=diagonal or gaussian"
+            )
         self.charge_energy = charge_energy
+
+    @property
+    def reads_potential(self) -> bool:
+        """Whether the energy depends on the electrostatic potential at the atoms."""
+        return self.charge_energy == "coulomb"
 
     def response(self, features: Tensor) -> ChargeResponse | None:
         """Say what is added to the charge functional before it is minimised: nothing.
@@ -74,6 +87,7 @@ class FeatureCoupling(Coupling):
             learned.
         channels: C, features of the backbone.
         charge_features: numbers per atom of the charge model (0 without charges).
+        equilibrated: whether the charges minimise an energy.
     """
 
     def __init__(
@@ -84,8 +98,9 @@ class FeatureCoupling(Coupling):
         *,
         channels: int,
         charge_features: int,
+        equilibrated: bool = True,
     ) -> None:
-        super().__init__(charge_energy, charge_features)
+        super().__init__(charge_energy, charge_features, equilibrated=equilibrated)
         width = channels + charge_features
         if hidden is not None and any(h < 1 for h in hidden):
             raise UserMistake(f"coupling.hidden is {hidden}; expected widths of 1 or more")
@@ -94,6 +109,11 @@ class FeatureCoupling(Coupling):
         self.energy: nn.Module = UnitLinear(width, 1)
         if readout == "gated":
             self.norm, self.energy = nn.LayerNorm(width), GatedMLP([width, *inner, 1])
+
+    @property
+    def reads_potential(self) -> bool:
+        """Always: the potential is an input of the readout."""
+        return True
 
     def forward(
         self,
@@ -131,6 +151,7 @@ class AdditiveCoupling(Coupling):
         readout: ``gated`` perceptrons, or ``linear``.
         channels: C, features of the backbone.
         charge_features: numbers per atom of the charge model (0 without charges).
+        equilibrated: whether the charges minimise an energy.
     """
 
     def __init__(
@@ -141,8 +162,9 @@ class AdditiveCoupling(Coupling):
         *,
         channels: int,
         charge_features: int,
+        equilibrated: bool = True,
     ) -> None:
-        super().__init__(charge_energy, charge_features)
+        super().__init__(charge_energy, charge_features, equilibrated=equilibrated)
         self.local = FeatureCoupling(
             [channels, channels] if hidden is None else hidden,
             readout,
@@ -174,12 +196,27 @@ class VariationalCoupling(Coupling):
         hidden: widths between features and the three coefficients; ``None``: C, C.
         channels: C, features of the backbone.
         charge_features: numbers per atom of the charge model.
+        equilibrated: whether the charges minimise an energy.
+
+    Raises:
+        UserMistake: nothing is minimised, or a width below 1.
     """
 
     def __init__(
-        self, hidden: list[int] | None = None, *, channels: int, charge_features: int
+        self,
+        hidden: list[int] | None = None,
+        *,
+        channels: int,
+        charge_features: int,
+        equilibrated: bool = True,
     ) -> None:
-        super().__init__("full", charge_features)
+        if charge_features == 0 or not equilibrated:
+            met = "local" if charge_features else "none"
+            raise UserMistake(
+                "coupling=variational needs charges that minimise an energy, and charge="
+                f"{met} has none such; say charge=gaussian or diagonal"
+            )
+        super().__init__("full", charge_features, equilibrated=equilibrated)
         inner = [channels, channels] if hidden is None else hidden
         if any(h < 1 for h in inner):
             raise UserMistake(f"coupling.hidden is {hidden}; expected widths of 1 or more")

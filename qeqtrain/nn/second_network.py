@@ -97,6 +97,7 @@ class SecondNetwork(Coupling):
         charge_energy: energy of the equilibration that is added.
         elements: atomic numbers the model knows.
         charge_features: numbers per atom of the charge model.
+        equilibrated: whether the charges minimise an energy.
         data_charge_range: smallest and largest charge of the training data, if there are any.
         build: makes a backbone from a node and the number of its further inputs.
 
@@ -118,8 +119,8 @@ class SecondNetwork(Coupling):
         charge_features: int,
         data_charge_range: Sequence[float] | None,
         build: Callable[[Mapping[str, Any], int], nn.Module],
+        equilibrated: bool = True,
     ) -> None:
-        super().__init__(charge_energy, charge_features)
         if charge_features == 0:
             raise UserMistake(
                 "coupling=second_network reads charges, but charge=none has none; choose "
@@ -127,6 +128,11 @@ class SecondNetwork(Coupling):
             )
         if bins < 2:
             raise UserMistake(f"coupling.bins is {bins}; expected 2 or more")
+        if projection is not None and projection < 1:
+            raise UserMistake(
+                f"coupling.projection is {projection}; expected 1 or more, or null for none"
+            )
+        super().__init__(charge_energy, charge_features, equilibrated=equilibrated)
         lowest, highest = _range_of(charge_range, data_charge_range)
         self.bins = ChargeBins(bins, lowest, highest, tails)
         self.projection = (

@@ -115,7 +115,7 @@ def split(
     if kind == 1:
         raise UserMistake(
             "one periodic direction: Gaussian charges interact in molecules, slabs and "
-            "crystals; add vacuum and set pbc to three directions, or use charge = diagonal"
+            "crystals; add vacuum and set pbc to three directions, or use charge=diagonal"
         )
     if kind == MOLECULE or not widths:
         return Splitting(kind, 0.0, math.inf if kind == MOLECULE else 0.0, 0.0)

@@ -88,7 +88,7 @@ class Problem:
             "finite; the network or its input has diverged",
             Outcome.STALLED: "the iterative solver stopped at a relative residual of "
             f"{float(solution.residual[index]):.1e} after {int(solution.iterations[index])} "
-            "iterations; raise the hardness or use solver = dense",
+            "iterations; raise the hardness or use charge.solver=dense",
         }
         outcome = Outcome(int(solution.outcome[index]))
         return f"{name_of(self.coulomb.structures, index)}: {reasons[outcome]}"

@@ -10,7 +10,7 @@ from hydra.utils import get_class
 from qeqtrain.errors import UserMistake
 from qeqtrain.recipe import Recipe
 
-_MODEL = ("backbone", "charge", "coupling", "baseline")
+_MODEL = ("backbone", "charge", "coupling", "baselines")
 _OBJECTS = ("data", "loss", "optim", "trainer")
 
 

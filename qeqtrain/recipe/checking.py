@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,7 @@ from qeqtrain.recipe.folders import group_names, option_names
 from qeqtrain.recipe.schema import (
     ALLOW,
     NESTED,
+    NOT_NEGATIVE,
     OTHER_NAMES,
     POSITIVE,
     PREFIXES,
@@ -53,9 +55,15 @@ class _Checker:
         self.mistakes.append(f"{key}{self.made.place(key)}: {text}")
 
     def _refers(self, key: str) -> bool:
-        front, _, last = key.rpartition(".")
-        node = OmegaConf.select(self.made.config, front) if front else self.made.config
-        return isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, last)
+        """Whether a value, or a node it stands in, is a reference to another."""
+        node: Any = self.made.config
+        for name in key.split("."):
+            if not isinstance(node, DictConfig) or name not in node:
+                return False
+            if OmegaConf.is_interpolation(node, name):
+                return True
+            node = node[name]
+        return False
 
 
 def check(made: Composition, *, mandatory: bool = True, files: bool = True) -> dict[str, Any]:
@@ -233,9 +241,7 @@ def _check_part(path: str, part: Mapping[str, Any], slot: Slot, checker: _Checke
         return
     filled = {*slot.filled}
     if signature.module.startswith("qeqtrain.nn."):
-        filled |= {
-            a.name for a in signature.arguments.values() if a.keyword_only and a.required
-        }
+        filled |= {a.name for a in signature.arguments.values() if a.keyword_only}
     valid = [name for name in signature.arguments if name not in filled]
     for key, value in part.items():
         full = f"{path}.{key}"
@@ -254,14 +260,24 @@ def _check_part(path: str, part: Mapping[str, Any], slot: Slot, checker: _Checke
         else:
             argument = signature.arguments[key]
             kind = read_type(argument.annotation, argument.module)
-            if wrong := type_mistake(_plain(value), kind):
+            wrong = type_mistake(_plain(value), kind) or _size_mistake(str(key), value)
+            if wrong:
                 checker.say(full, wrong)
-            elif key in POSITIVE and isinstance(value, int | float) and not value > 0:
-                checker.say(full, f"met {value}, expected more than 0")
     for argument in signature.arguments.values():
         name = argument.name
         if argument.required and name not in part and name not in filled:
             checker.say(f"{path}.{name}", f"must be given: {path}.{name}=<value>")
+
+
+def _size_mistake(key: str, value: Any) -> str:
+    """Say what is wrong with the size of a part; empty if nothing is."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return ""
+    if key in POSITIVE and not 0 < value < math.inf:
+        return f"met {value}, expected more than 0" + (", and finite" if value > 0 else "")
+    if key in NOT_NEGATIVE and not 0 <= value < math.inf:
+        return f"met {value}, expected 0 or more" + (", and finite" if value > 0 else "")
+    return ""
 
 
 def _signature(path: str, target: object, slot: Slot, checker: _Checker) -> Signature | None:

@@ -63,7 +63,7 @@ class RecipeSchema:
     backbone: Annotated[Node, Slot(("qeqtrain.nn.",))]
     charge: Annotated[Node, Slot(("qeqtrain.nn.",))]
     coupling: Annotated[Node, Slot(("qeqtrain.nn.",))]
-    baseline: Annotated[Node, Slot(("qeqtrain.nn.",), optional=True)]
+    baselines: Annotated[Node, Slot(("qeqtrain.nn.",), many=True, optional=True)]
     potential: PotentialSettings
     loss: Annotated[Node, Slot(("qeqtrain.training.",))]
     optim: Annotated[Node, Slot(("qeqtrain.training.",))]
@@ -95,8 +95,20 @@ NESTED: Mapping[str, Slot] = {
 }
 """Parts within parts."""
 
-POSITIVE = ("cutoff", "channels", "layers", "radial_functions", "average_neighbors")
-"""Sizes of a model's parts, which a type alone does not keep above zero."""
+POSITIVE = (
+    "cutoff",
+    "channels",
+    "layers",
+    "radial_functions",
+    "radial_width",
+    "cutoff_power",
+    "projection",
+    "average_neighbors",
+)
+"""Sizes of a model's parts, which a type alone does not keep finite and above zero."""
+
+NOT_NEGATIVE = ("l_max", "radial_depth", "hardness_floor")
+"""Those that may be zero."""
 
 OTHER_NAMES: Mapping[str, str] = {
     # sizes of networks, as nequip, MACE, matgl, SchNetPack and FAIRChem call them
@@ -115,6 +127,13 @@ OTHER_NAMES: Mapping[str, str] = {
     "lmax": "l_max",
     "max_l": "l_max",
     "max_ell": "l_max",
+    "max_L": "l_max",
+    "sh_lmax": "l_max",
+    "hidden_irreps": "l_max",
+    "feature_irreps_hidden": "l_max",
+    "irreps_edge_sh": "l_max",
+    "use_parity": "parity",
+    "is_parity": "parity",
     "num_layers": "layers",
     "n_layers": "layers",
     "nblocks": "layers",
@@ -127,6 +146,20 @@ OTHER_NAMES: Mapping[str, str] = {
     "n_rbf": "radial_functions",
     "max_n": "radial_functions",
     "rbf_type": "radial_basis",
+    "num_basis": "radial_functions",
+    "bessel_trainable": "train_bessel",
+    "BesselBasis_trainable": "train_bessel",
+    "num_cutoff_basis": "cutoff_power",
+    "num_polynomial_cutoff": "cutoff_power",
+    "polynomial_cutoff_p": "cutoff_power",
+    "PolynomialCutoff_p": "cutoff_power",
+    "invariant_layers": "radial_depth",
+    "radial_mlp_depth": "radial_depth",
+    "invariant_neurons": "radial_width",
+    "radial_mlp_width": "radial_width",
+    "charge_embedding": "conditioning",
+    "use_charge_embedding": "conditioning",
+    "train_sigma": "train_widths",
     # training
     "learning_rate": "lr",
     "ema_decay": "ema",

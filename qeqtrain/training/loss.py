@@ -128,6 +128,14 @@ class Loss:
                 total = total + term.weight * term.total(comparison.difference) / count
         return total
 
+    def sit_out(self, like: Tensor) -> None:
+        """Count nothing in this step: other ranks wait for this one's counts.
+
+        Args:
+            like: gives dtype and device.
+        """
+        denominators(dict.fromkeys(self.terms), like.new_zeros(()))
+
 
 def denominators(compared: Mapping[str, Comparison | None], like: Tensor) -> Tensor:
     """Count what every term's mean runs over; 1 where nothing has the label.

@@ -109,14 +109,33 @@ class TrainingModule(pl.LightningModule):
                 forces=self.loss.needs("forces"),
                 stress=None if self.loss.needs("stress") else False,
             )
-            loss = self.loss(prediction, batch)
         except EquilibrationFailed as failure:
-            # A loss that is not finite, in every weight: this step is skipped on all ranks.
+            # A loss that is not finite, in every weight: this step is skipped on all ranks,
+            # and they wait for the counts of this one.
             self._failure = f" {failure}."
-            loss = torch.nan * sum(p.sum() for p in self.potential.parameters())
+            self.loss.sit_out(batch.structures.total_charge)
+            loss = torch.nan * self._every_weight()
+        else:
+            loss = self.loss(prediction, batch)
+            if self.trainer.world_size > 1:
+                # DDP waits for every weight, also for one that no term of this loss reads.
+                loss = loss + 0.0 * self._every_weight()
         self.solves.add(getattr(self.potential.charge, "effort", None))
         self._last_loss = loss.detach()
         return loss
+
+    def _every_weight(self) -> Tensor:
+        """Add up all weights, float64, shape ``()``."""
+        return torch.stack([p.double().sum() for p in self.potential.parameters()]).sum()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate in the weights alone: positions, whose forces are fit, need none."""
+        weights = [p for p in self.potential.parameters() if p.requires_grad]
+        try:
+            loss.backward(*args, inputs=weights, **kwargs)
+        except EquilibrationFailed as failure:  # an iterative solve of the adjoint
+            self._failure = f" {failure}."
+            self._last_loss = torch.full_like(self._last_loss, torch.nan)
 
     def configure_gradient_clipping(
         self,

@@ -198,3 +198,17 @@ def test_several_files_in_a_field_are_remarked(tmp_path, make_molecule):
         write_extxyz(path, [replace(frame, structure=pulled), make_molecule(10 + seed)])
     sets = prepared(train=paths, split={})
     assert any("2 frames in an electric field" in note for note in sets.notes)
+
+
+def test_frames_that_a_cutoff_rule_refuses_are_named_before_training(tmp_path, make_molecule):
+    def rule(structure):
+        if structure.total_charge > 1.5:
+            raise UserMistake("met a charge of 2, expected less")
+        return 4.0
+
+    path = tmp_path / "train.extxyz"
+    write_extxyz(path, [make_molecule(i, charge=2.0 if i == 3 else 0.0) for i in range(8)])
+    sets = prepared(train=str(path), split={"val": 1})
+    names = sets.source_of("train")[0].source_ids
+    with pytest.raises(UserMistake, match=f"{names[3]}: met a charge of 2"):
+        sets.use_cutoffs({"backbone": 4.0, "charge": rule})

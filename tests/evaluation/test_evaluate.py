@@ -186,7 +186,7 @@ def test_charge_states_that_were_allowed_are_told(potential: Potential, frames: 
         evaluate(other, {"all": given})
 
 
-def test_a_rule_for_a_cutoff_is_told_in_its_own_words(
+def test_a_rule_for_a_cutoff_is_told_as_one(
     potential: Potential, frames: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Rule:
@@ -201,4 +201,4 @@ def test_a_rule_for_a_cutoff_is_told_in_its_own_words(
         type(potential), "cutoffs", property(lambda _: {"backbone": 4.0, "charge": Rule()})
     )
     found = evaluate(potential, {"all": given}).model["cutoffs"]
-    assert found == {"backbone": 4.0, "charge": "as far as needed"}
+    assert found == {"backbone": 4.0, "charge": "by structure"}

@@ -18,6 +18,7 @@ from qeqtrain.evaluation.inference import predictions
 from qeqtrain.evaluation.predict import predict
 from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.models.qet import qet_spec
+from tests.crosses import small_cross
 
 Make = Callable[..., list[Frame]]
 
@@ -105,3 +106,17 @@ def test_charge_states_the_network_never_read_are_refused_unless_allowed(
     reads.unseen_charge_states = "allow"
     predict(reads, bare, out)
     assert "do not trust: total charge -1" in capsys.readouterr().err
+
+
+def test_what_a_charge_model_refuses_is_told_with_the_name_of_the_frame(
+    frames: Make, tmp_path: Path
+) -> None:
+    potential = small_cross("tensornet", "gaussian", "feature")
+    first, second = (replace(f, labels={}) for f in frames(2))
+    wire = replace(second.structure, pbc=np.array([True, False, False]))
+    strange = replace(first.structure, numbers=np.full(len(first), 19))
+    for broken, met in ((wire, "one periodic direction"), (strange, "does not know K")):
+        given = [first, replace(second, structure=broken)]
+        with pytest.raises(UserMistake, match=f"{second.source_id}: .*{met}"):
+            predict(potential, given, tmp_path / "out.extxyz")
+        assert not (tmp_path / "out.extxyz").exists()

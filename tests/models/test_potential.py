@@ -11,6 +11,7 @@ import torch
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.archive import restore
 from qeqtrain.models.potential import Potential, build_potential
+from tests.crosses import small_cross
 from tests.systems import ELEMENTS, batch_of, rattled, small_qet, triclinic, water
 
 
@@ -96,6 +97,16 @@ def test_a_file_keeps_scales_charge_range_and_charge_references(references) -> N
         torch.nn.init.constant_(parameter, 0.3)
     again = restore(potential.header(), potential.state_dict()).eval()
     assert again.header() == potential.header()
+    batch = batch_of([water(), water(1.0)], potential)
+    assert torch.equal(again(batch).energy, potential(batch).energy)
+
+
+@pytest.mark.parametrize("charge", ["diagonal", "gaussian"])
+def test_a_file_keeps_the_charge_axis_of_a_second_network(charge) -> None:
+    made = small_cross("tensornet", charge, "second")
+    potential = rebuilt(made, charge_range=(-0.7, 0.9))
+    again = restore(potential.header(), potential.state_dict()).eval()
+    assert again.coupling.bins.highest == potential.coupling.bins.highest == pytest.approx(1.06)
     batch = batch_of([water(), water(1.0)], potential)
     assert torch.equal(again(batch).energy, potential(batch).energy)
 

@@ -10,7 +10,7 @@ import torch
 from qeqtrain.errors import UserMistake
 from qeqtrain.nn.couplings import AdditiveCoupling, FeatureCoupling, VariationalCoupling
 from qeqtrain.nn.second_network import ChargeBins, SecondNetwork
-from tests.crosses import small_cross
+from tests.crosses import CHARGES, small_cross
 from tests.systems import batch_of, triclinic, water
 
 
@@ -55,6 +55,34 @@ def test_a_variational_coupling_adds_no_negative_hardness() -> None:
 def test_an_energy_of_charges_needs_charges(make) -> None:
     with pytest.raises(UserMistake, match="charge=none"):
         make()
+
+
+@pytest.mark.parametrize("coupling", ["full", "variational", "second"])
+def test_charges_that_minimise_nothing_have_no_energy_to_add(coupling) -> None:
+    with pytest.raises(UserMistake, match="charge=local"):
+        small_cross("tensornet", "local", coupling)
+
+
+@pytest.mark.parametrize("coupling", ["full", "variational", "second"])
+def test_widths_that_no_energy_depends_on_are_not_trained(coupling, monkeypatch) -> None:
+    monkeypatch.setitem(CHARGES["diagonal"], "train_widths", True)
+    with pytest.raises(UserMistake, match=r"charge\.train_widths is true"):
+        small_cross("tensornet", "diagonal", coupling)
+    for reads in ("feature", "coulomb"):
+        assert small_cross("tensornet", "diagonal", reads).charge.width.requires_grad
+
+
+@pytest.mark.parametrize("projection", [0, -3])
+def test_bins_are_reduced_to_something(projection) -> None:
+    with pytest.raises(UserMistake, match=rf"coupling\.projection is {projection}; expected 1"):
+        SecondNetwork(
+            {},
+            projection=projection,
+            elements=(1,),
+            charge_features=2,
+            data_charge_range=None,
+            build=lambda node, attributes: Plain(),
+        )
 
 
 def test_bins_are_those_of_the_paper_within_their_range() -> None:

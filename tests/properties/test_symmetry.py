@@ -12,6 +12,7 @@ from ase import Atoms
 from scipy.spatial.transform import Rotation
 
 from qeqtrain.models.potential import Potential
+from qeqtrain.physics.repulsion import zbl_energy
 from tests.crosses import CROSSES, small_cross
 from tests.systems import all_systems, batch_of, slab, small_qet, triclinic, water, wire
 
@@ -29,6 +30,13 @@ MODELS: dict[str, Callable[[], Potential]] = {
     "gaussian basis": partial(small_qet, radial_basis="gaussian", radial_functions=16),
     "conditioned nequip": partial(
         small_cross, "nequip", "gaussian", "feature", conditioning="charge"
+    ),
+    "repulsion": partial(
+        small_cross,
+        "tensornet",
+        "none",
+        "feature",
+        baselines={"zbl": {"_target_": "qeqtrain.nn.baselines.ScreenedNuclei"}},
     ),
     **{" + ".join(names): partial(small_cross, *names) for names in CROSSES},
 }
@@ -143,3 +151,11 @@ def test_the_embedding_of_charge_reaches_the_energy(backbone: str) -> None:
     potential = small_cross(backbone, "none", "feature", conditioning="charge")
     neutral, cation = (potential(batch_of([water(q)], potential)) for q in (0.0, 1.0))
     assert (neutral.energy - cation.energy).abs() > 1e-6
+
+
+def test_a_baseline_is_added_to_the_energy() -> None:
+    with_it, without = MODELS["repulsion"](), small_cross("tensornet", "none", "feature")
+    batch = batch_of([water(), triclinic()], without)
+    more = with_it(batch).energy - without(batch).energy
+    torch.testing.assert_close(more, zbl_energy(batch, "backbone"), rtol=1e-12, atol=1e-9)
+    assert more[0] > 1.0

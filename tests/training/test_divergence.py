@@ -84,3 +84,27 @@ def test_charges_that_cannot_be_found_cost_their_step_and_are_named_in_the_end(
     monkeypatch.setattr("qeqtrain.nn.charges.DiagonalCharges.forward", fail)
     with pytest.raises(Diverged, match=r"frame-\d+.*H2O\): atoms 0 and 1 coincide"):
         train(data=toy_data(train=12), max_epochs=2, max_bad_steps=2)
+
+
+def test_a_rank_whose_charges_cannot_be_found_counts_with_the_others_all_the_same(
+    train: Train, toy_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[list[float]] = []
+
+    class Ranks:
+        is_available = is_initialized = staticmethod(lambda: True)
+        get_world_size = staticmethod(lambda: 1)
+
+        @staticmethod
+        def all_reduce(counts: torch.Tensor) -> None:
+            counted.append(counts.tolist())
+
+    def fail(*_: Any) -> None:
+        raise EquilibrationFailed("structure 0 (H2O): atoms 0 and 1 coincide")
+
+    monkeypatch.setattr("qeqtrain.training.loss.distributed", Ranks)
+    monkeypatch.setattr("qeqtrain.nn.charges.DiagonalCharges.forward", fail)
+    with pytest.raises(Diverged):
+        train(data=toy_data(train=12), max_epochs=2, max_bad_steps=3)
+    assert len(counted) == 3
+    assert not any(map(any, counted))

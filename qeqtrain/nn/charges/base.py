@@ -56,6 +56,9 @@ class NoCharges(nn.Module):
     features = 0
     """How many numbers per atom a coupling may read."""
 
+    equilibrated = False
+    """Whether the charges minimise an energy, which a coupling may add."""
+
     @property
     def cutoffs(self) -> dict[str, Reach]:
         """Neighbour lists this module reads, by consumer: none."""

@@ -49,6 +49,9 @@ class DiagonalCharges(nn.Module):
     features = 2
     """How many numbers per atom a coupling may read: charge and potential."""
 
+    equilibrated = True
+    """Whether the charges minimise an energy, which a coupling may add."""
+
     def __init__(
         self,
         hardness: Literal["environment", "species"] = "environment",
@@ -75,6 +78,11 @@ class DiagonalCharges(nn.Module):
             self.species_hardness = nn.Parameter(start)
         radii = torch.tensor([covalent_radii[z] for z in elements])
         self.width = nn.Parameter(radii, requires_grad=train_widths)
+
+    @property
+    def trains_potential(self) -> bool:
+        """Whether there are weights that only the potential depends on."""
+        return self.width.requires_grad
 
     @property
     def cutoffs(self) -> dict[str, Reach]:

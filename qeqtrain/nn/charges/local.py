@@ -33,6 +33,9 @@ class LocalCharges(nn.Module):
     features = 2
     """How many numbers per atom a coupling may read: charge and potential."""
 
+    equilibrated = False
+    """Whether the charges minimise an energy, which a coupling may add."""
+
     def __init__(
         self,
         total: Literal["shift", "free"] = "shift",
@@ -68,7 +71,7 @@ class LocalCharges(nn.Module):
             response: of a variational coupling, which has nothing to act on here.
 
         Raises:
-            UserMistake: a response is given.
+            UserMistake: a response is given, or a fragment is held at a potential.
         """
         if response is not None:
             raise UserMistake(
@@ -79,9 +82,13 @@ class LocalCharges(nn.Module):
         charges = self.charge(features).squeeze(-1).double()  # (N,) e
         if self.shifted:
             groups = structures.charge_groups()
+            if groups.charge.device.type == "cpu" and groups.held.any():  # elsewhere: NaN
+                raise UserMistake(
+                    "a fragment is held at a potential, which charge=local cannot follow; "
+                    "say charge=gaussian or diagonal, or charge.fragments=ignore"
+                )
             sizes = groups.sum_over_atoms(torch.ones_like(charges))
-            wanted = torch.where(groups.held, 0.0, groups.charge)
-            missing = (wanted - groups.sum_over_atoms(charges)) / sizes  # (G,)
+            missing = (groups.charge - groups.sum_over_atoms(charges)) / sizes  # (G,)
             charges = charges + missing.index_select(0, groups.member)
         width = torch.ones_like(charges)  # A: the shape of a bare pair potential
         potential = tapered_potential(charges, width, structures, "charge", own_charge=False)
