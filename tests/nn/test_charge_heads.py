@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ase import Atoms
 from ase.data import covalent_radii
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.nn.charges.heads import HardnessHead, Widths
+from tests.crosses import small_cross
+from tests.systems import batch_of
 
 
 @pytest.mark.parametrize("kind", ["environment", "species"])
@@ -24,6 +27,16 @@ def test_hardness_starts_one_above_its_floor() -> None:
     head = HardnessHead("species", 0.5, channels=4, species=2)
     hardness = head(torch.zeros(1, 4), torch.tensor([1]))
     torch.testing.assert_close(hardness, torch.tensor([1.5]).double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backbone", ["tensornet", "nequip"])
+def test_atoms_without_neighbors_differ_by_their_species(backbone: str) -> None:
+    potential = small_cross(backbone, "gaussian", "full")
+    with torch.no_grad():
+        potential.charge.electronegativity.per_species.copy_(torch.arange(6.0))
+    apart = Atoms("NaCl", [[0, 0, 0], [0, 0, 30.0]], info={"charge": 0.0})
+    charges = potential(batch_of([apart], potential)).charges
+    assert charges.abs().min() > 1e-2
 
 
 def test_a_negative_floor_is_refused() -> None:

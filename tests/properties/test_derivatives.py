@@ -107,7 +107,7 @@ def test_gradients_of_a_force_loss_are_finite_differences_in_the_weights(names) 
                 p.sub_(step * d)
         return found
 
-    slope = slope_at_zero(loss_at, 1e-4)
+    slope = slope_at_zero(loss_at, 2e-5)
     np.testing.assert_allclose(float(expected), slope, rtol=1e-6, atol=1e-7)
 
 

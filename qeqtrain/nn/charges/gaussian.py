@@ -17,11 +17,11 @@ from qeqtrain.nn.charges.base import (
     per_structure,
 )
 from qeqtrain.nn.charges.heads import (
+    ElectronegativityHead,
     Hardness,
     HardnessHead,
     Head,
     Widths,
-    electronegativity_head,
 )
 from qeqtrain.physics.ewald import CoulombReach
 from qeqtrain.physics.qeq import equilibrate
@@ -84,7 +84,9 @@ class GaussianCharges(nn.Module):
         self.fragments = fragments
         self.solver = solver
         self.accuracy = accuracy
-        self.electronegativity = electronegativity_head(head, channels)
+        self.electronegativity = ElectronegativityHead(
+            head, channels=channels, species=len(elements)
+        )
         self.hardness = HardnessHead(
             hardness, hardness_floor, channels=channels, species=len(elements)
         )
@@ -113,7 +115,7 @@ class GaussianCharges(nn.Module):
             response: of the coupling, added to electronegativity and hardness.
         """
         structures = grouped(structures, self.fragments)
-        chi = self.electronegativity(features).squeeze(-1).double()  # (N,) eV/e
+        chi = self.electronegativity(features, species)  # (N,) eV/e
         hardness = self.hardness(features, species)  # (N,) eV/e^2
         if response is not None:
             chi, hardness = chi + response.electronegativity, hardness + response.hardness

@@ -24,16 +24,35 @@ _ONE = math.log(math.e - 1.0)
 """softplus of this is 1: hardness starts 1 eV/e^2 above its floor."""
 
 
-def electronegativity_head(kind: Head, channels: int) -> nn.Module:
-    """Map features ``(N, C)`` to an electronegativity ``(N, 1)``, eV/e.
+class ElectronegativityHead(nn.Module):
+    """Electronegativity of every atom, read from its features.
+
+    A backbone may have nothing to say of an atom without neighbours, not even its species, so
+    that the ``mlp`` adds an offset of the species: two ions far apart differ all the same.
 
     Args:
-        kind: ``mlp``, or two linear maps without bias, as NequIP-LR has them.
-        channels: C.
+        kind: ``mlp``, or two ``linear`` maps without bias, as NequIP-LR has them.
+        channels: C, features of the backbone.
+        species: how many.
     """
-    if kind == "mlp":
-        return MLP([channels, channels, 1])
-    return nn.Sequential(UnitLinear(channels, channels), UnitLinear(channels, 1))
+
+    def __init__(self, kind: Head, *, channels: int, species: int) -> None:
+        super().__init__()
+        self.per_species: nn.Parameter | None = None
+        if kind == "mlp":
+            self.per_species = nn.Parameter(torch.zeros(species))
+            self.network: nn.Module = MLP([channels, channels, 1])
+        else:
+            self.network = nn.Sequential(
+                UnitLinear(channels, channels), UnitLinear(channels, 1)
+            )
+
+    def forward(self, features: Tensor, species: Tensor) -> Tensor:
+        """Give the electronegativity of every atom, eV/e, float64, shape ``(N,)``."""
+        found = self.network(features).squeeze(-1)
+        if self.per_species is not None:
+            found = found + self.per_species.index_select(0, species)
+        return found.double()
 
 
 class HardnessHead(nn.Module):

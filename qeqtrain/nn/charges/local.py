@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -28,6 +29,7 @@ class LocalCharges(nn.Module):
         fragments: ``constrain`` the charge of fragments where the data name them, or
             ``ignore`` them.
         channels: C, features of the backbone.
+        elements: atomic numbers the model knows.
     """
 
     features = 2
@@ -43,11 +45,14 @@ class LocalCharges(nn.Module):
         fragments: Fragments = "constrain",
         *,
         channels: int,
+        elements: Sequence[int],
     ) -> None:
         super().__init__()
         self.shifted = total == "shift"
         self.cutoff = cutoff
         self.fragments = fragments
+        # An atom without neighbours may have no features; it still has a species.
+        self.per_species = nn.Parameter(torch.zeros(len(elements)))
         self.charge = MLP([channels, channels, 1])
 
     @property
@@ -79,7 +84,8 @@ class LocalCharges(nn.Module):
                 "say charge=gaussian or diagonal"
             )
         structures = grouped(structures, self.fragments)
-        charges = self.charge(features).squeeze(-1).double()  # (N,) e
+        offset = self.per_species.index_select(0, species)
+        charges = (self.charge(features).squeeze(-1) + offset).double()  # (N,) e
         if self.shifted:
             groups = structures.charge_groups()
             if groups.charge.device.type == "cpu" and groups.held.any():  # elsewhere: NaN
