@@ -59,6 +59,7 @@ def nequip_lr_spec(
             "_target_": "qeqtrain.nn.second_network.SecondNetwork",
             "backbone": backbone,
             "layers": second_layers,
+            "bins": 50,
             "charge_range": list(charge_range),
             "tails": "none",
         },

@@ -27,6 +27,10 @@ Tails = Literal["soft", "none"]
 MARGIN = 0.1
 """Part of the training data's charge range that is added at both ends."""
 
+NARROWEST = 1.0
+"""Shortest axis, e, that is made from data: bins a few me wide make the energy so rugged a
+function of the charges that these are caught in it (carbon chains: 52 instead of 18 me)."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -88,9 +92,9 @@ class SecondNetwork(Coupling):
     Args:
         backbone: recipe node of the second network.
         layers: interaction layers of the second network; ``None``: as its node says.
-        bins: Gaussians on the charge axis.
-        charge_range: ends of the axis, e; ``auto``: from the charges of the training data, or
-            -1 to 1 where they have none.
+        bins: Gaussians on the charge axis; 50 as published.
+        charge_range: ends of the axis, e; ``auto``: from the charges of the training data, at
+            least 1 e long, or -1 to 1 where they have none.
         tails: ``soft``, or ``none`` as published: a charge off the axis is then not seen.
         projection: numbers that the bins are reduced to by a linear map before they enter the
             network, whose weights grow with them; ``None``: no reduction, as published.
@@ -109,7 +113,7 @@ class SecondNetwork(Coupling):
         self,
         backbone: Mapping[str, Any],
         layers: int | None = None,
-        bins: int = 50,
+        bins: int = 16,
         charge_range: Literal["auto"] | list[float] = "auto",
         tails: Tails = "soft",
         projection: int | None = None,
@@ -175,8 +179,9 @@ def _range_of(
     """Ends of the charge axis, e."""
     if wanted == "auto":
         low, high = met if met is not None else (-1.0, 1.0)
-        margin = max(MARGIN * (high - low), 0.05)
-        return low - margin, high + margin
+        middle, half = 0.5 * (low + high), (0.5 + MARGIN) * (high - low)
+        half = max(half, 0.5 * NARROWEST)
+        return middle - half, middle + half
     ends = [float(x) for x in wanted] if not isinstance(wanted, str) else []
     if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
         raise UserMistake(

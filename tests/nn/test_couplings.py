@@ -129,12 +129,16 @@ class Plain(torch.nn.Module):
     out_channels = 4
 
 
-def test_the_axis_covers_the_charges_of_the_data_with_a_margin() -> None:
+@pytest.mark.parametrize(
+    ("met", "axis"),
+    [((-0.4, 0.6), (-0.5, 0.7)), ((0.0, 0.2), (-0.4, 0.6)), (None, (-1.2, 1.2))],
+)
+def test_the_axis_covers_the_charges_of_the_data_with_a_margin(met, axis) -> None:
     network = SecondNetwork(
         {},
         elements=(1,),
         charge_features=2,
-        data_charge_range=(-0.4, 0.6),
+        data_charge_range=met,
         build=lambda node, attributes: Plain(),
     )
-    assert (network.bins.lowest, network.bins.highest) == pytest.approx((-0.5, 0.7))
+    assert (network.bins.lowest, network.bins.highest) == pytest.approx(axis)
