@@ -68,6 +68,7 @@ def small_cross(
     *,
     seed: int = 0,
     baselines: dict[str, Any] | None = None,
+    charge_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Potential:
     """Build an untrained potential from the small parts above.
@@ -78,6 +79,7 @@ def small_cross(
         coupling: key of ``COUPLINGS``.
         seed: of the weights.
         baselines: nodes by name.
+        charge_options: further arguments of the charge model.
         **options: further arguments of the backbone.
     """
     torch.manual_seed(seed)
@@ -87,7 +89,7 @@ def small_cross(
         node["backbone"] = first
     spec = {
         "backbone": first,
-        "charge": CHARGES[charge],
+        "charge": {**CHARGES[charge], **(charge_options or {})},
         "coupling": node,
         "baselines": baselines,
         "dtype": "float64",

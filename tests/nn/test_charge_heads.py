@@ -10,7 +10,7 @@ from ase.data import covalent_radii
 from qeqtrain.errors import UserMistake
 from qeqtrain.nn.charges.heads import HardnessHead, Widths
 from tests.crosses import small_cross
-from tests.systems import batch_of
+from tests.systems import batch_of, water
 
 
 @pytest.mark.parametrize("kind", ["environment", "species"])
@@ -54,3 +54,17 @@ def test_trained_widths_stay_within_a_quarter_of_the_covalent_radius() -> None:
     largest = widths(torch.tensor([1])).item()
     assert largest == pytest.approx(1.25 * covalent_radii[11])
     assert largest <= widths.largest[11] * (1 + 1e-12)
+
+
+def test_stiff_atoms_keep_the_charge_they_have_alone_and_its_energy_is_zero() -> None:
+    options = {"head": "charge", "hardness_floor": 1e6, "accuracy": 1e-9}
+    potential = small_cross("tensornet", "gaussian", "full", charge_options=options)
+    batch = batch_of([water()], potential)
+    species = potential.species_index[batch.numbers]
+    features = potential.backbone(batch, species)
+    found = potential.charge(batch, features, species)
+    alone = potential.charge.electronegativity(features, species)
+    shared = alone - alone.mean()
+    torch.testing.assert_close(found.charges, shared, rtol=0, atol=1e-4)
+    neutral = 0.5 * found.hardness.mean() * alone.mean() ** 2 * 3
+    torch.testing.assert_close(found.energy[0], neutral, rtol=1e-3, atol=1e-1)

@@ -31,6 +31,9 @@ MODELS: dict[str, Callable[[], Potential]] = {
     "conditioned nequip": partial(
         small_cross, "nequip", "gaussian", "feature", conditioning="charge"
     ),
+    "charge alone": partial(
+        small_cross, "tensornet", "gaussian", "full", charge_options={"head": "charge"}
+    ),
     "repulsion": partial(
         small_cross,
         "tensornet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,6 +28,7 @@ from qeqtrain.physics.ewald import CoulombReach
 from qeqtrain.physics.qeq import equilibrate
 from qeqtrain.physics.stationary import Effort
 from qeqtrain.structures import Structures
+from qeqtrain.units import COULOMB_CONSTANT
 
 
 class GaussianCharges(nn.Module):
@@ -38,6 +40,13 @@ class GaussianCharges(nn.Module):
     in crystals, a planar correction in slabs. Electronegativity and hardness are read from the
     backbone's features, in eV.
 
+    With ``head="charge"`` the network gives the charge :math:`q^0_i` at which an atom rests
+    alone, so :math:`\chi_i = -H_{ii} q^0_i`, :math:`H_{ii} = J_i + k/(\sqrt\pi \sigma_i)`, and
+    energies count from there: :math:`\tfrac12 \sum_i H_{ii} (q_i - q^0_i)^2` and interaction.
+    The functional is the same, but a network finds charges of the order of one more easily
+    than electronegativities of tens of eV, and stiff atoms then cost no energy that the rest
+    of the model would have to take back.
+
     What plain equilibration gets wrong: charge flows between fragments at any distance, in
     fractions, as soon as their electronegativities differ; metals and insulators screen alike.
     Fragments of known charge can be constrained (``fragments`` of a structure).
@@ -45,7 +54,8 @@ class GaussianCharges(nn.Module):
     Args:
         hardness: read from an atom's ``environment``, or one trained number per ``species``.
         hardness_floor: smallest hardness, eV/e^2; below 1 the solve becomes ill conditioned.
-        head: ``mlp``, or ``linear`` maps without bias from features to electronegativity.
+        head: ``mlp``, or ``linear`` maps without bias from features to electronegativity, or
+            ``charge``, from features to the charge of an atom alone.
         train_widths: train the Gaussian widths, which start from covalent radii.
         fragments: ``constrain`` the charge of fragments where the data name them, or
             ``ignore`` them.
@@ -84,6 +94,7 @@ class GaussianCharges(nn.Module):
         self.fragments = fragments
         self.solver = solver
         self.accuracy = accuracy
+        self.gives_charge = head == "charge"
         self.electronegativity = ElectronegativityHead(
             head, channels=channels, species=len(elements)
         )
@@ -117,6 +128,12 @@ class GaussianCharges(nn.Module):
         structures = grouped(structures, self.fragments)
         chi = self.electronegativity(features, species)  # (N,) eV/e
         hardness = self.hardness(features, species)  # (N,) eV/e^2
+        width = self.width(species)  # (N,) A
+        offset: Tensor | float = 0.0
+        if self.gives_charge:
+            alone, stiffness = chi, hardness + COULOMB_CONSTANT / (math.sqrt(math.pi) * width)
+            chi = -stiffness * alone
+            offset = 0.5 * structures.sum_over_atoms(stiffness * alone * alone)  # (B,) eV
         if response is not None:
             chi, hardness = chi + response.electronegativity, hardness + response.hardness
         if structures.external_potential is not None:
@@ -124,7 +141,7 @@ class GaussianCharges(nn.Module):
         rest = equilibrate(
             chi,
             hardness,
-            self.width(species),
+            width,
             structures,
             solver=self.solver,
             accuracy=self.accuracy,
@@ -134,7 +151,7 @@ class GaussianCharges(nn.Module):
             charges=rest.charges,
             electrostatic_potential=rest.potential,
             chemical_potential=per_structure(rest.chemical_potential, structures),
-            energy=rest.energy,
+            energy=rest.energy + offset,
             coulomb_energy=rest.coulomb_energy,
             electronegativity=chi,
             hardness=hardness,

@@ -14,7 +14,7 @@ from torch.nn import functional
 from qeqtrain.errors import UserMistake
 from qeqtrain.nn.mlp import MLP, UnitLinear
 
-Head = Literal["mlp", "linear"]
+Head = Literal["mlp", "linear", "charge"]
 Hardness = Literal["environment", "species"]
 
 WIDTH_RANGE = 0.25
@@ -31,7 +31,8 @@ class ElectronegativityHead(nn.Module):
     that the ``mlp`` adds an offset of the species: two ions far apart differ all the same.
 
     Args:
-        kind: ``mlp``, or two ``linear`` maps without bias, as NequIP-LR has them.
+        kind: ``mlp``, or two ``linear`` maps without bias, as NequIP-LR has them. (``charge``
+            is an ``mlp`` whose output is read as a charge.)
         channels: C, features of the backbone.
         species: how many.
     """
@@ -39,7 +40,7 @@ class ElectronegativityHead(nn.Module):
     def __init__(self, kind: Head, *, channels: int, species: int) -> None:
         super().__init__()
         self.per_species: nn.Parameter | None = None
-        if kind == "mlp":
+        if kind != "linear":
             self.per_species = nn.Parameter(torch.zeros(species))
             self.network: nn.Module = MLP([channels, channels, 1])
         else:
