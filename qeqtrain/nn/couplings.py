@@ -81,7 +81,7 @@ class FeatureCoupling(Coupling):
     """The readout sees an atom's charge and potential beside its features, as in QET.
 
     Args:
-        hidden: widths between input and energy; as published: input, C, C.
+        hidden: widths between input and energy of a gated readout; as published: input, C, C.
         readout: ``gated`` perceptrons as in QET, or ``linear`` as in NequIP.
         charge_energy: what is added besides; QET adds nothing: what charges are worth is
             learned.
@@ -104,6 +104,11 @@ class FeatureCoupling(Coupling):
         width = channels + charge_features
         if hidden is not None and any(h < 1 for h in hidden):
             raise UserMistake(f"coupling.hidden is {hidden}; expected widths of 1 or more")
+        if hidden is not None and readout == "linear":
+            raise UserMistake(
+                f"coupling.hidden is {hidden}, but a linear readout has no hidden layers; "
+                "leave it null, or say coupling.readout=gated"
+            )
         inner = [width, channels, channels] if hidden is None else hidden
         self.norm: nn.Module = nn.Identity()
         self.energy: nn.Module = UnitLinear(width, 1)
@@ -165,8 +170,10 @@ class AdditiveCoupling(Coupling):
         equilibrated: bool = True,
     ) -> None:
         super().__init__(charge_energy, charge_features, equilibrated=equilibrated)
+        if hidden is None and readout == "gated":
+            hidden = [channels, channels]
         self.local = FeatureCoupling(
-            [channels, channels] if hidden is None else hidden,
+            hidden,
             readout,
             channels=channels,
             charge_features=0,
@@ -190,7 +197,6 @@ class VariationalCoupling(Coupling):
               + E_{charge}(q), \qquad \partial E / \partial q_i = \mu
 
     so the total energy is stationary in the charges and forces need no response of theirs.
-    Shaidu et al., npj Comput. Mater. 10, 47 (2024).
 
     Args:
         hidden: widths between features and the three coefficients; ``None``: C, C.

@@ -85,6 +85,13 @@ def test_bins_are_reduced_to_something(projection) -> None:
         )
 
 
+@pytest.mark.parametrize("kind", [FeatureCoupling, AdditiveCoupling])
+def test_a_linear_readout_takes_no_hidden_layers(kind) -> None:
+    kind(readout="linear", channels=4, charge_features=2)
+    with pytest.raises(UserMistake, match=r"coupling\.hidden is \[8\], but a linear readout"):
+        kind(hidden=[8], readout="linear", channels=4, charge_features=2)
+
+
 def test_bins_are_those_of_the_paper_within_their_range() -> None:
     bins = ChargeBins(50, -0.5, 0.5, "none")
     found = bins(torch.tensor([0.123], dtype=torch.float64))

@@ -108,3 +108,14 @@ def test_a_rank_whose_charges_cannot_be_found_counts_with_the_others_all_the_sam
         train(data=toy_data(train=12), max_epochs=2, max_bad_steps=3)
     assert len(counted) == 3
     assert not any(map(any, counted))
+
+
+def test_an_adjoint_that_cannot_be_solved_costs_its_step_as_well(
+    train: Train, toy_data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise EquilibrationFailed("structure 1 (NaCl): the solver stalled")
+
+    monkeypatch.setattr(torch.Tensor, "backward", fail)
+    with pytest.raises(Diverged, match=r"frame-\d+.*NaCl\): the solver stalled"):
+        train(data=toy_data(train=12), max_epochs=2, max_bad_steps=2)
