@@ -186,7 +186,12 @@ class Potential(Domain, nn.Module):
         return Prediction(
             energy=energy,
             charges=charges.charges,
-            dipole=dipole(charges.charges, self.masses[structures.numbers], structures),
+            dipole=dipole(
+                charges.charges,
+                self.masses[structures.numbers],
+                structures,
+                charges.dipoles,
+            ),
             chemical_potential=charges.chemical_potential,
             electrostatic_potential=charges.electrostatic_potential,
             electronegativity=charges.electronegativity,

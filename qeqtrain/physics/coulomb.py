@@ -60,18 +60,22 @@ def tapered_potential(
     return zero.index_add(0, r, at_receiver).index_add(0, s, at_sender)
 
 
-def dipole(charges: Tensor, masses: Tensor, structures: Structures) -> Tensor:
+def dipole(
+    charges: Tensor, masses: Tensor, structures: Structures, own: Tensor | None = None
+) -> Tensor:
     """Dipole about the centre of mass, e A, shape ``(B, 3)``.
 
     Args:
         charges: e, float64, shape ``(N,)``.
         masses: atomic masses in any unit, shape ``(N,)``.
         structures: the dipole of one with a periodic direction is not defined: NaN.
+        own: dipole of every atom by itself, e A, shape ``(N, 3)``, if atoms have any.
     """
     positions = structures.positions
     centre = structures.sum_over_atoms(masses[:, None] * positions)
     centre = centre / structures.sum_over_atoms(masses)[:, None]
     arm = positions - centre.index_select(0, structures.batch)
-    moment = structures.sum_over_atoms(charges[:, None] * arm)
+    share = charges[:, None] * arm
+    moment = structures.sum_over_atoms(share if own is None else share + own)
     periodic = structures.pbc.any(dim=-1, keepdim=True)
     return torch.where(periodic, torch.nan, moment)

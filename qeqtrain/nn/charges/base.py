@@ -26,6 +26,7 @@ class Charges:
         coulomb_energy: the part of it that charges share pairwise, eV, shape ``(B,)``.
         electronegativity: eV/e, shape ``(N,)``.
         hardness: eV/e^2, shape ``(N,)``.
+        dipoles: of every atom by itself, e A, shape ``(N, 3)``; ``None`` where atoms have none.
     """
 
     charges: Tensor
@@ -35,6 +36,7 @@ class Charges:
     coulomb_energy: Tensor
     electronegativity: Tensor
     hardness: Tensor
+    dipoles: Tensor | None = None
 
 
 @dataclass(frozen=True)
