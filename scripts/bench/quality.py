@@ -1,6 +1,7 @@
 """Train a network of qeqtrain and a peer's on the same frames, in the same way; compare errors.
 
-QET is set beside matgl's, NequIP beside nequip's. A driver without torch: every run is a
+QET is set beside matgl's, NequIP beside nequip's; ``--crosses`` adds every combination of
+backbone, charge model and coupling to the table. A driver without torch: every run is a
 process of its own, in the environment of its program (``quality_<program>.py``), one after the
 other on one thread. Finished runs are kept as JSON lines; a run that is there already is not
 repeated. See README.md.
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import shared
+from combinations import combinations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 PROGRAMS = {"qet": ("matgl", "qeqtrain"), "nequip": ("nequip", "qeqtrain")}
 """Peer and own program, by network."""
+CROSS_RATES = {"nequip": 0.01, "tensornet": 4e-3}
+"""Learning rates of the combinations, by backbone, as in ``compare.py``."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Task:
         channels, layers, cutoff, radial_functions: shape of the network; cutoff in A.
         l_max, radial_width, radial_depth: of NequIP: highest rotation order, and the hidden
             layers of the radial network.
+        cross: a combination's name instead of the plain network, or nothing; see
+            ``combinations.py``. Charges then learn from energies and forces alone.
     """
 
     model: str = "qet"
@@ -58,6 +64,7 @@ class Task:
     l_max: int = 1
     radial_width: int = 64
     radial_depth: int = 2
+    cross: str = ""
 
     @classmethod
     def preset(cls, model: str) -> Task:
@@ -81,6 +88,10 @@ class Task:
         given = {key: value for key, value in given.items() if value is not None}
         return replace(cls.preset(str(given.get("model", "qet"))), **given)
 
+    def of_cross(self, name: str) -> Task:
+        """Give the same task for a combination of ours, at a rate that suits its backbone."""
+        return replace(self, cross=name, lr=CROSS_RATES[name.split()[0]])
+
     def words(self) -> list[str]:
         """Write the task as a command line."""
         pairs = [(f"--{key.replace('_', '-')}", str(v)) for key, v in asdict(self).items()]
@@ -94,24 +105,26 @@ def finished(results: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in results.read_text().splitlines() if line.strip()]
 
 
+def known_run(results: Path, program: str, task: Task) -> dict[str, object] | None:
+    """Find the last finished run of a task; fields that a line lacks are as by default."""
+    same = [
+        line
+        for line in finished(results)
+        if line["program"] == program and Task(**line["task"]) == task
+    ]
+    return same[-1] if same else None
+
+
 def table(lines: Sequence[Mapping[str, object]], peer: str) -> Iterator[str]:
     """Tabulate runs, means over seeds and the ratio of the means, ours over the peer's."""
     header = ["run", "seed", "energy, meV/atom", "forces, meV/A", "CPU s", "parameters"]
     rows, means = [], {}
-    for program in sorted({str(line["program"]) for line in lines}):
-        own = [line for line in lines if line["program"] == program]
+    crosses = [line for line in lines if line["task"].get("cross")]
+    plain = [line for line in lines if not line["task"].get("cross")]
+    for program in sorted({str(line["program"]) for line in plain}):
+        own = [line for line in plain if line["program"] == program]
         errors = [(line["errors"]["e_rmse"], line["errors"]["f_rmse"]) for line in own]
-        for line, (e, f) in zip(own, errors, strict=True):
-            rows.append(
-                [
-                    str(line["version"]),
-                    str(line["task"]["seed"]),
-                    f"{e:.2f}",
-                    f"{f:.1f}",
-                    f"{line['train_cpu_s']:.0f}",
-                    f"{line['params']}",
-                ]
-            )
+        rows += [_row(line, str(line["version"])) for line in own]
         means[program] = [statistics.fmean(column) for column in zip(*errors, strict=True)]
         e, f = means[program]
         rows.append(
@@ -120,7 +133,19 @@ def table(lines: Sequence[Mapping[str, object]], peer: str) -> Iterator[str]:
     if {peer, "qeqtrain"} <= set(means):
         pairs = zip(means["qeqtrain"], means[peer], strict=True)
         rows.append([f"qeqtrain / {peer}", "", *(f"{a / b:.3f}" for a, b in pairs), "", ""])
+    rows += [_row(line, str(line["task"]["cross"])) for line in crosses]
     yield from shared.markdown(header, rows)
+
+
+def _row(line: Mapping[str, object], name: str) -> list[str]:
+    return [
+        name,
+        str(line["task"]["seed"]),
+        f"{line['errors']['e_rmse']:.2f}",
+        f"{line['errors']['f_rmse']:.1f}",
+        f"{line['train_cpu_s']:.0f}",
+        f"{line['params']}",
+    ]
 
 
 def main() -> None:
@@ -138,6 +163,9 @@ def main() -> None:
     parser.add_argument("--programs", nargs="+", help="some of the network's two (all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--results", type=Path, default=Path("quality.jsonl"))
+    parser.add_argument(
+        "--crosses", action="store_true", help="every combination of ours, with the first seed"
+    )
     Task.add_arguments(parser)
     options = parser.parse_args()
     common = Task.from_options(vars(options))
@@ -146,25 +174,23 @@ def main() -> None:
         parser.error(f"--programs {strange.pop()}: expected {PROGRAMS[common.model]}")
     pythons = {"qeqtrain": sys.executable, **shared.python_paths(options.python)}
 
+    tasks = [
+        (program, replace(common, seed=seed)) for seed in options.seeds for program in programs
+    ]
+    if options.crosses:
+        first = replace(common, seed=options.seeds[0])
+        tasks += [("qeqtrain", first.of_cross(c.name)) for c in combinations("none")]
     asked = []
-    for seed in options.seeds:
-        for program in programs:
-            task = replace(common, seed=seed)
-            known = [
-                line
-                for line in finished(options.results)
-                if line["program"] == program and line["task"] == asdict(task)
-            ]
-            if not known:
-                if program not in pythons:
-                    raise SystemExit(f"--python {program}=PATH is needed to run {program}")
-                worker = shared.HERE / f"quality_{program}.py"
-                known = [
-                    shared.last_json(shared.run([pythons[program], worker, *task.words()]))
-                ]
-                with options.results.open("a") as file:
-                    file.write(json.dumps(known[0]) + "\n")
-            asked.append(known[-1])
+    for program, task in tasks:
+        line = known_run(options.results, program, task)
+        if line is None:
+            if program not in pythons:
+                raise SystemExit(f"--python {program}=PATH is needed to run {program}")
+            worker = shared.HERE / f"quality_{program}.py"
+            line = shared.last_json(shared.run([pythons[program], worker, *task.words()]))
+            with options.results.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        asked.append(line)
     sys.stdout.write("\n".join(table(asked, PROGRAMS[common.model][0])) + "\n")
 
 

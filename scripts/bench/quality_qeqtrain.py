@@ -6,10 +6,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import quality_loop
+from combinations import OWN, combinations
 
 from qeqtrain.models.potential import build_potential
 from qeqtrain.models.qet import qet_spec
 from qeqtrain.neighbors import with_pairs
+from qeqtrain.recipe import load_recipe
+from qeqtrain.recipe.building import potential_settings
 from qeqtrain.structures import Structure, collate
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 def spec_of(task: Task) -> dict[str, object]:
     """Write the recipe nodes of the task's network."""
+    if task.cross:
+        return cross_spec(task)
     if task.model == "qet":
         return qet_spec(
             cutoff=task.cutoff,
@@ -50,8 +55,24 @@ def spec_of(task: Task) -> dict[str, object]:
     }
 
 
+def cross_spec(task: Task) -> dict[str, object]:
+    """Write the recipe nodes of a combination, its backbone in the task's shape."""
+    combination = next(c for c in combinations("none") if c.name == task.cross)
+    words = [
+        *combination.words(),
+        f"backbone.channels={task.channels}",
+        f"backbone.layers={task.layers}",
+        f"backbone.cutoff={task.cutoff}",
+        f"backbone.radial_functions={task.radial_functions}",
+    ]
+    if combination.backbone == "nequip":
+        own = [word.removeprefix("nequip:") for word in OWN]
+        words += [word for word in own if word.startswith("backbone.")]
+    return potential_settings(load_recipe("qet", words, only_show=True).settings)
+
+
 class Qeqtrain:
-    """QET as published with a hardness read from the environment, or NequIP without charges.
+    """QET with a hardness read from the environment, NequIP without charges, or a combination.
 
     References are zero here: the loop takes the same ones off for both programs.
     """
