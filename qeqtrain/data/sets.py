@@ -18,6 +18,7 @@ from qeqtrain.data.requirements import (
     charge_notes,
     charge_problems,
     field_notes,
+    field_problems,
     fragment_notes,
     label_problems,
     leaks,
@@ -28,6 +29,7 @@ from qeqtrain.data.splits import SPLITS, split_from_file, split_indices
 from qeqtrain.data.statistics import Statistics, neighbor_average, statistics
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach
+from qeqtrain.physics.fields import FieldCoupling
 
 DEFAULT_SPLIT = {"val": 0.1, "test": 0.1}
 """Fractions of the frames where neither validation nor test frames were given."""
@@ -200,6 +202,23 @@ class DataSets:
         self._cutoffs = dict(cutoffs)
         for batches in self._batches.values():
             batches.cutoffs = dict(cutoffs)
+
+    def refuse_fields(self, coupling: FieldCoupling) -> None:
+        """Make sure that the model has an answer to every electric field.
+
+        Args:
+            coupling: what of the model follows a field (``Potential.field``).
+
+        Raises:
+            UserMistake: naming split, frame, field and remedy.
+        """
+        problems = [
+            f"{split}: {text}"
+            for split, (source, frames) in self._parts.items()
+            for text in field_problems(source, frames, coupling)
+        ]
+        if problems:
+            raise UserMistake(*problems)
 
     def _open(self) -> dict[str, tuple[Source, np.ndarray]]:
         """Open every file and divide; the mistakes of all files come together."""

@@ -160,12 +160,16 @@ class Source:
         return self._columns[f"labels/{label}"][()]
 
     @property
-    def in_field(self) -> int:
-        """How many frames are in an electric field."""
+    def fields(self) -> np.ndarray:
+        """Electric fields, V/A, zero where none is stated, shape ``(n, 3)``."""
         if "electric_field" not in self._columns:
-            return 0
-        fields = np.nan_to_num(self._columns["electric_field"][()])
-        return int((fields != 0.0).any(axis=1).sum())
+            return np.zeros((len(self), 3))
+        return np.nan_to_num(self._columns["electric_field"][()])
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Cells, rows, A, shape ``(n, 3, 3)``."""
+        return self._columns["cell"][()]
 
     @property
     def in_fragments(self) -> int:
@@ -280,9 +284,14 @@ class Joined(Source):
         )
 
     @property
-    def in_field(self) -> int:
-        """How many frames are in an electric field."""
-        return sum(p.in_field for p in self.parts)
+    def fields(self) -> np.ndarray:
+        """Electric fields, V/A, zero where none is stated, shape ``(n, 3)``."""
+        return np.concatenate([p.fields for p in self.parts])
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Cells, rows, A, shape ``(n, 3, 3)``."""
+        return np.concatenate([p.cells for p in self.parts])
 
     @property
     def in_fragments(self) -> int:

@@ -93,8 +93,9 @@ def predictions(
         max_pairs: of a batch, each pair counted once; a frame with more is alone.
 
     Raises:
-        UserMistake: an element the model does not know, a total charge it has to be told, or a
-            charge state it never met and has not been allowed (``unseen_charge_states``).
+        UserMistake: an element the model does not know, a total charge it has to be told, a
+            charge state it never met and has not been allowed (``unseen_charge_states``), or
+            an electric field it has no answer to.
     """
     timing = timing if timing is not None else Timing()
     progress = Progress(title, len(frames), sys.stderr)
@@ -128,6 +129,7 @@ def _ready(potential: Potential, frame: Frame) -> Frame:
         assumed = potential.charge_where_absent(frame.source_id, remedy)
         structure = replace(structure, total_charge=assumed)
     potential.refuse_unseen_states(structure, frame.source_id)
+    potential.refuse_field(structure, frame.source_id)
     try:
         potential.refuse_unknown_elements(torch.from_numpy(np.unique(structure.numbers)))
         return replace(frame, structure=with_pairs(structure, potential.cutoffs))
