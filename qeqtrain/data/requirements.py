@@ -135,6 +135,29 @@ def field_problems(source: Source, frames: np.ndarray, coupling: FieldCoupling) 
     ]
 
 
+def born_charge_problems(
+    source: Source, frames: np.ndarray, coupling: FieldCoupling
+) -> list[str]:
+    """Born charges as labels, all of them where the model's are not defined.
+
+    Args:
+        source: with Born charges that the loss asks for.
+        frames: those to be looked at.
+        coupling: what of the model follows a field (``Potential.field``).
+    """
+    if coupling == "every" or "born_charges" not in source.present:
+        return []
+    labelled = source.present["born_charges"][frames]
+    if not labelled.any() or (labelled & ~source.periodic[frames].any(axis=1)).any():
+        return []
+    return [
+        f"loss.born_charges needs frames without periodic directions, and the "
+        f"{plural(int(labelled.sum()), 'frame')} of {source.name} with Born charges have some, "
+        "along which charges of this model flow and Born charges are not defined; set "
+        "loss.born_charges=0, or use a charge model with shells"
+    ]
+
+
 def fragment_notes(source: Source) -> list[str]:
     """Frames that are divided into fragments, as a note: not every model minds them."""
     if not source.in_fragments:

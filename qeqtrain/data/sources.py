@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from qeqtrain.data import store
+from qeqtrain.data.born_charges import check_order
 from qeqtrain.data.columns import (
     BY_GEOMETRY,
     PER_FRAME,
@@ -333,7 +334,10 @@ def _open_store(path: Path, conventions: Conventions) -> Source:
     unwanted = [label for label, key in conventions.aliases.items() if key is None]
     columns = store.without(columns, unwanted)
     merged = replace(
-        conventions, dipole_origin="center_of_mass", aliases=header.conventions.aliases
+        conventions,
+        dipole_origin="center_of_mass",
+        born_charges_order="dipole_displacement",
+        aliases=header.conventions.aliases,
     )
     return Source(
         columns,
@@ -357,6 +361,7 @@ def _open_file(path: Path, conventions: Conventions) -> Source:
     if not raws:
         raise UserMistake(f"{path} holds no frames")
     frames, notes = convert_frames(raws, conventions, name)
+    check_order(frames, raws, conventions, name)
     source = source_from_frames(frames, name, conventions)
     source.path, source.notes = path, notes
     source.unused = choose_keys(raws, conventions, name).unused
