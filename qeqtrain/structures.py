@@ -265,8 +265,9 @@ class Prediction:
             with a periodic direction, where it is not defined.
         chemical_potential: +dE/dQ of the charge equilibration, eV/e, shape ``(B,)``; NaN for
             structures in which charge does not flow through all atoms.
-        electrostatic_potential: at every atom, V, shape ``(N,)``.
-        electronegativity, hardness: of every atom, eV/e and eV/e^2, shape ``(N,)``.
+        electrostatic_potential: at every atom, of the charges alone, V, shape ``(N,)``.
+        electronegativity, hardness: of every atom, eV/e and eV/e^2, shape ``(N,)``; potentials
+            and fields that are applied are part of the electronegativity.
         atomic_energies: eV, shape ``(N,)``; the network's share, without references.
         atomic_dipoles: of every atom by itself, e A, shape ``(N, 3)``; a part of ``dipole``.
         born_charges: ``[i, a, b]`` is d dipole_a / d position_b of atom i at a fixed origin, e,
