@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from qeqtrain.fragments import CHARGES, COLUMN, POTENTIALS
 from qeqtrain.models.archive import load
 from qeqtrain.models.charge_states import checked_policy
+from qeqtrain.models.domain import FIELD_KEY, stated_field
 from qeqtrain.models.potential import Potential
 
 
@@ -28,13 +30,17 @@ class QeqCalculator(Calculator):
         device: ``cpu`` unless given.
         dtype: precision of the network; as trained unless given.
         total_charge: e; without it ``atoms.info["charge"]`` counts. Contradiction is an error.
+        electric_field: V/A, three numbers; without it ``atoms.info["electric_field"]`` counts.
+            The energy of an ion in a field depends on where the origin of its coordinates is,
+            forces do not.
         unseen_charge_states: whether a total charge or multiplicity that the model reads and
             never met in training is an ``error``, or is allowed with a warning (``allow``); as
             in the model's recipe unless given.
 
     Raises:
-        UserMistake: at a calculation: an element or a charge state the model does not know, or
-            no total charge for a model that was trained on several.
+        UserMistake: at a calculation: an element or a charge state the model does not know, no
+            total charge for a model that was trained on several, or a field to which it has no
+            answer.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -52,6 +58,7 @@ class QeqCalculator(Calculator):
         device: torch.device | str | None = None,
         dtype: Literal["float32", "float64"] | None = None,
         total_charge: float | None = None,
+        electric_field: Sequence[float] | np.ndarray | None = None,
         unseen_charge_states: Literal["error", "allow"] | None = None,
     ) -> None:
         super().__init__()
@@ -63,10 +70,11 @@ class QeqCalculator(Calculator):
         if unseen_charge_states is not None:
             self.potential.unseen_charge_states = checked_policy(unseen_charge_states)
         self.total_charge = total_charge
+        self.electric_field = stated_field({}, electric_field)
         self._info: tuple[Any, ...] = ()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """List what changed; charge, spin and fragments edited in ``atoms`` count."""
+        """List what changed; charge, spin, field and fragments edited in ``atoms`` count."""
         changed = super().check_state(atoms, tol=tol)
         if self._stated(atoms) != self._info:
             changed.append("initial_charges")
@@ -82,7 +90,7 @@ class QeqCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         self._info = self._stated(self.atoms)
         periodic = bool(np.all(self.atoms.pbc))
-        batch = self.potential.structures_of(self.atoms, self.total_charge)
+        batch = self.potential.structures_of(self.atoms, self.total_charge, self.electric_field)
         batch = batch.to(self.potential.device)
         found = self.potential(batch, forces=True, stress=periodic)
         energy = float(found.energy[0])
@@ -99,9 +107,9 @@ class QeqCalculator(Calculator):
             if not np.any(self.atoms.pbc):
                 self.results["dipole"] = found.dipole[0].cpu().numpy()
 
-    @staticmethod
-    def _stated(atoms: Atoms) -> tuple[Any, ...]:
+    def _stated(self, atoms: Atoms) -> tuple[Any, ...]:
         keys = ("charge", "total_charge", "spin", "spin_multiplicity", CHARGES, POTENTIALS)
-        stated = [atoms.info.get(k) for k in keys] + [atoms.arrays.get(COLUMN)]
+        stated = [atoms.info.get(k) for k in (*keys, FIELD_KEY)]
+        stated += [atoms.arrays.get(COLUMN), self.total_charge, self.electric_field]
         # Text, in which NaN equals NaN.
         return tuple(None if v is None else str(np.asarray(v).tolist()) for v in stated)

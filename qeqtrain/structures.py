@@ -265,9 +265,14 @@ class Prediction:
             with a periodic direction, where it is not defined.
         chemical_potential: +dE/dQ of the charge equilibration, eV/e, shape ``(B,)``; NaN for
             structures in which charge does not flow through all atoms.
-        electrostatic_potential: at every atom, V, shape ``(N,)``.
-        electronegativity, hardness: of every atom, eV/e and eV/e^2, shape ``(N,)``.
+        electrostatic_potential: at every atom, of the charges alone, V, shape ``(N,)``.
+        electronegativity, hardness: of every atom, eV/e and eV/e^2, shape ``(N,)``; potentials
+            and fields that are applied are part of the electronegativity.
         atomic_energies: eV, shape ``(N,)``; the network's share, without references.
+        atomic_dipoles: of every atom by itself, e A, shape ``(N, 3)``; a part of ``dipole``.
+        born_charges: ``[i, a, b]`` is d dipole_a / d position_b of atom i at a fixed origin, e,
+            float64, ``(N, 3, 3)``; with a periodic direction see ``physics/response.py``.
+        polarizability: d dipole_a / d field_b, e A^2/V, float64, shape ``(B, 3, 3)``.
     """
 
     energy: Tensor
@@ -280,6 +285,9 @@ class Prediction:
     electronegativity: Tensor | None = None
     hardness: Tensor | None = None
     atomic_energies: Tensor | None = None
+    atomic_dipoles: Tensor | None = None
+    born_charges: Tensor | None = None
+    polarizability: Tensor | None = None
 
     def detach(self) -> Prediction:
         """Cut every tensor off the autograd graph."""

@@ -20,12 +20,16 @@ from ase.data import chemical_symbols
 from qeqtrain.models.potential import Potential
 from qeqtrain.structures import Prediction
 
+FIELD = (0.1, -0.05, 0.2)
+"""Electric field in which molecules are checked, V/A."""
+
 
 def check_potential(potential: Potential, structures: Sequence[Atoms] | None = None) -> None:
     """Check invariances, additivity and derivatives of a potential.
 
     Rotation, translation, order of atoms, batch = single, supercell, forces and stress as
-    finite differences, charges that add up to the total charge.
+    finite differences, charges that add up to the total charge; of molecules the same in an
+    electric field, if the model has an answer to one.
 
     Args:
         potential: checked in float64 if its network is, else with float32's tolerances.
@@ -63,6 +67,8 @@ def check_potential(potential: Potential, structures: Sequence[Atoms] | None = N
             total = float(atoms.info.get("charge", 0.0))
             _close(plain.charges.sum(), total, exact, f"{name}: charges do not add up to Q")
         _check_forces(potential, atoms, plain, derivative)
+        if potential.field != "none" and not atoms.pbc.any():
+            _check_field(potential, atoms, exact, derivative)
         if plain.stress is not None:
             twice = atoms.repeat((1, 2, 1))
             found = _predict(potential, twice)
@@ -125,6 +131,21 @@ def _check_forces(potential: Potential, atoms: Atoms, at: Prediction, tolerance:
     slope = (ends[1] - ends[0]) / (2 * h)
     expected = -float((at.forces.numpy() * direction).sum())
     _close(slope, expected, tolerance, f"{atoms.get_chemical_formula()}: forces are not -dE/dr")
+
+
+def _check_field(potential: Potential, atoms: Atoms, exact: float, derivative: float) -> None:
+    name, turn, field = atoms.get_chemical_formula(), _rotation(), np.array(FIELD)
+    pulled, turned = atoms.copy(), atoms.copy()
+    pulled.info["electric_field"] = field
+    turned.positions = atoms.positions @ turn.T
+    turned.info["electric_field"] = turn @ field
+    plain, found = _predict(potential, pulled), _predict(potential, turned)
+    law = "does not turn with molecule and field"
+    _close(found.energy, plain.energy, exact, f"{name}: energy {law}")
+    _check_forces(potential, pulled, plain, derivative)
+    net = plain.forces.sum(0).numpy()
+    expected = float(atoms.info.get("charge", 0.0)) * field
+    _close(net, expected, exact, f"{name}: a field does not pull at the total charge")
 
 
 def _check_stress(potential: Potential, atoms: Atoms, at: Prediction, tolerance: float) -> None:

@@ -170,3 +170,63 @@ def test_loading_and_predicting_import_no_training_frameworks() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def gaussian() -> QeqCalculator:
+    return QeqCalculator(small_cross("tensornet", "gaussian", "feature"))
+
+
+def test_a_field_comes_from_the_argument_or_from_info(gaussian: QeqCalculator) -> None:
+    atoms, field = water(), (0.0, 0.0, 0.1)
+    atoms.calc = gaussian
+    calm = atoms.get_potential_energy()
+    atoms.info["electric_field"] = field
+    stated = atoms.get_potential_energy()
+    del atoms.info["electric_field"]
+    assert atoms.get_potential_energy() == calm
+    atoms.calc = QeqCalculator(gaussian.potential, electric_field=field)
+    assert atoms.get_potential_energy() == stated
+    assert abs(stated - calm) > 1e-6
+    dipole = atoms.get_dipole_moment()
+    atoms.calc.electric_field = (0.0, 0.0, 0.102)
+    stronger = atoms.get_potential_energy()
+    np.testing.assert_allclose(stronger - stated, -0.002 * dipole[2], rtol=1e-2)
+
+
+def test_forces_in_a_field_are_derivatives_of_the_energy(gaussian: QeqCalculator) -> None:
+    atoms = water(1.0)
+    atoms.calc = QeqCalculator(gaussian.potential, electric_field=[0.1, -0.2, 0.05])
+    expected = calculate_numerical_forces(atoms, eps=1e-4)
+    np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-6)
+    np.testing.assert_allclose(atoms.get_forces().sum(0), [0.1, -0.2, 0.05], atol=1e-9)
+
+
+def test_contradictory_fields_and_fields_that_are_none_are_mistakes(
+    gaussian: QeqCalculator,
+) -> None:
+    atoms = water()
+    atoms.calc = QeqCalculator(gaussian.potential, electric_field=(0.0, 0.0, 0.1))
+    atoms.info["electric_field"] = (0.0, 0.0, 0.2)
+    with pytest.raises(UserMistake, match=r"contradicts atoms\.info"):
+        atoms.get_potential_energy()
+    with pytest.raises(UserMistake, match="expected three numbers, in V/A"):
+        QeqCalculator(gaussian.potential, electric_field=(0.0, 0.1))
+    atoms.calc = gaussian
+    atoms.info["electric_field"] = "up"
+    with pytest.raises(UserMistake, match="'up'; expected three numbers"):
+        atoms.get_potential_energy()
+
+
+def test_a_field_that_has_no_answer_is_refused_in_words(gaussian: QeqCalculator) -> None:
+    atoms = triclinic()
+    atoms.info["charge"] = 0.0
+    atoms.calc = QeqCalculator(gaussian.potential, electric_field=(0.0, 0.0, 0.1))
+    with pytest.raises(UserMistake, match=r"Cl4Na4: .* along the periodic direction"):
+        atoms.get_potential_energy()
+    atoms = water()
+    atoms.calc = QeqCalculator(
+        small_cross("tensornet", "none", "feature"), electric_field=(0.0, 0.0, 0.1)
+    )
+    with pytest.raises(UserMistake, match="no charges that could follow"):
+        atoms.get_potential_energy()

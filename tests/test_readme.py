@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qeqtrain.cli import VERBS
+from qeqtrain.models import archive
 from qeqtrain.recipe import load_recipe
+from tests.crosses import small_cross
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,6 +59,22 @@ def test_the_recipe_of_the_readme_is_one(tmp_path, monkeypatch) -> None:
     assert load_recipe("mine.yaml").settings["loss"]["forces"] == 10.0
 
 
+def test_the_dimer_in_a_field_keeps_what_the_readme_says_of_it(tmp_path, monkeypatch) -> None:
+    potential = small_cross("tensornet", "gaussian", "full")
+    folder = tmp_path / "runs" / "salt" / "checkpoints"
+    folder.mkdir(parents=True)
+    state = {archive.RAW + k: v for k, v in potential.state_dict().items()}
+    header = {**potential.header(), "conventions": {}}
+    entry = {"format": archive.FORMAT, "potential": header}
+    torch.save({"state_dict": state, "qeqtrain": entry}, folder / "best.ckpt")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for block in blocks("python") if "polarizability" in block]
+    found: dict[str, np.ndarray] = {}
+    exec(code, found)
+    assert found["alpha"][2, 2] > 0.05
+    assert abs(found["induced"][2]) > 0.005
+
+
 @pytest.mark.slow
 def test_the_readme_runs_as_it_stands(tmp_path, qeqtrain) -> None:
     write_waters(tmp_path / "train.extxyz", 0)
@@ -64,7 +83,7 @@ def test_the_readme_runs_as_it_stands(tmp_path, qeqtrain) -> None:
         assert program == "qeqtrain"
         done = qeqtrain(*words)
         assert done.returncode == 0, f"{words}: {done.stderr}"
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )

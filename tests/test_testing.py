@@ -24,6 +24,16 @@ def test_a_fresh_qet_keeps_the_contract(dtype: str) -> None:
         ("batch", lambda s, p: replace(p, energy=p.energy + len(s))),
         ("add up", lambda s, p: replace(p, charges=p.charges + 0.1)),
         (
+            "turn with molecule and field",
+            lambda s, p: replace(p, energy=p.energy + s.electric_field[:, 0]),
+        ),
+        (
+            "pull at the total charge",
+            lambda s, p: replace(
+                p, energy=p.energy + s.sum_over_atoms(s.positions @ s.electric_field[0])
+            ),
+        ),
+        (
             "dE/dr",
             lambda s, p: replace(p, energy=p.energy + s.positions.detach().square().sum()),
         ),

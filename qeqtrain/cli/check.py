@@ -63,6 +63,7 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     potential = potential_for(nodes, data)
     strange = unseen_state_notes(potential, data)
     data.use_cutoffs(potential.cutoffs)
+    data.refuse_fields(potential.field)
 
     yield from _about_data(data, recipe.settings["data"])
     yield from _about_labels(data.statistics.coverage, loss)

@@ -25,7 +25,8 @@ examples:
 
 What a file does not say itself is said by data.key=value: data.total_charge (error | zero |
 sum_of_charges), data.nan (error | missing), data.aliases.<label>=<key of the file>,
-data.dipole_origin (center_of_mass | coordinates).
+data.dipole_origin (center_of_mass | coordinates), data.born_charges_order
+(dipole_displacement | displacement_dipole).
 """
 
 

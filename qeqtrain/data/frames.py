@@ -18,6 +18,7 @@ import numpy as np
 from qeqtrain.data.checks import geometry_mistakes
 from qeqtrain.data.keys import Keys, choose_keys
 from qeqtrain.data.labels import (
+    BORN_ORDERS,
     LABELS,
     SPIN_KEYS,
     UNPAIRED_KEYS,
@@ -27,6 +28,10 @@ from qeqtrain.data.total_charge import first_number, fragments_of, total_charge_
 from qeqtrain.errors import UserMistake
 from qeqtrain.structures import Structure
 
+BORN_ORDER_UNKNOWN = (
+    "Born charges are left out: which index is the displacement is not stated; say "
+    f"data.born_charges_order={' or '.join(BORN_ORDERS)}"
+)
 MAX_SHOWN = 5  # mistakes of one file that are printed; the rest are counted
 
 # Ids of materials: frames of one relaxation or of one trajectory belong together.
@@ -212,6 +217,18 @@ def convert_frame(
             labels[label] = _shaped(label, holder[key], len(structure))
         except (TypeError, ValueError) as error:
             problems.append(f"key '{key}': {error}")
+            continue
+        if label == "born_charges":
+            order = raw.info.get("born_charges_order", conventions.born_charges_order)
+            if order == "displacement_dipole":
+                labels[label] = labels[label].swapaxes(1, 2).copy()
+            elif order is not None and order not in BORN_ORDERS:
+                problems.append(
+                    f"born_charges_order is {order!r}; expected {' | '.join(BORN_ORDERS)}"
+                )
+            elif order is None and key != label:
+                del labels[label]
+                remarks.append(f"{BORN_ORDER_UNKNOWN}, in '{key}'")
     drop_not_numbers(labels, conventions, problems)
     groups = fragments_of(raw.arrays, raw.info, len(structure), problems)
     structure = replace(

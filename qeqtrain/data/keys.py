@@ -24,6 +24,7 @@ _UNDERSTOOD = {
     *(*TOTAL_CHARGE_KEYS, *SPIN_KEYS, *UNPAIRED_KEYS, "electric_field", "external_potential"),
     *("fragment", "fragment_charges", "fragment_potentials"),
     *("source_id", "group", "material_id", "mp_id", "name", "sample", "dipole_origin"),
+    "born_charges_order",
 }
 
 

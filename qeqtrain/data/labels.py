@@ -17,6 +17,9 @@ from qeqtrain.errors import UserMistake, nearest
 TotalChargePolicy = Literal["error", "zero", "sum_of_charges"]
 NanPolicy = Literal["error", "missing"]
 DipoleOrigin = Literal["center_of_mass", "coordinates"]
+BornOrder = Literal["dipole_displacement", "displacement_dipole"]
+BORN_ORDERS = get_args(BornOrder)
+"""Orders of the indices of Born charges, ours first."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,16 @@ class Conventions:
             the label out.
         dipole_origin: about which point dipoles of charged frames were taken, where a frame
             does not say; without it they count as absent (neutral ones have no origin).
+        born_charges_order: what the two indices of Born charges are, where a frame does not
+            say; the key ``born_charges`` is ``dipole_displacement`` unless told otherwise,
+            other keys have to be told (SPICE's ``bec`` is ``displacement_dipole``).
     """
 
     total_charge: TotalChargePolicy = "error"
     nan: NanPolicy = "error"
     aliases: Mapping[str, str | None] = field(default_factory=dict)
     dipole_origin: DipoleOrigin | None = None
+    born_charges_order: BornOrder | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is not a convention.
@@ -138,6 +145,8 @@ class Conventions:
         problems += _one_of("nan", self.nan, get_args(NanPolicy))
         if self.dipole_origin is not None:
             problems += _one_of("dipole_origin", self.dipole_origin, get_args(DipoleOrigin))
+        if self.born_charges_order is not None:
+            problems += _one_of("born_charges_order", self.born_charges_order, BORN_ORDERS)
         problems += [
             f"data.aliases names the label '{label}'; the labels are {', '.join(LABELS)}"
             f"{nearest(label, LABELS)} (written as label: key of the file)"

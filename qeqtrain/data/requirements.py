@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from qeqtrain.data.labels import LABELS, UNDECIDED, plural
 from qeqtrain.data.sources import Source
 from qeqtrain.data.splits import families
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach
+from qeqtrain.physics.fields import FieldCoupling, field_mistakes
 
 # A net charge per atom beyond this, on average, is no net charge: electron counts begin at 1.
 _COUNT_LIKE = 0.5  # e
@@ -105,12 +107,54 @@ def charge_notes(source: Source) -> list[str]:
 
 
 def field_notes(source: Source) -> list[str]:
-    """Frames in an electric field, as a note: their labels hold what no model reads."""
-    if not source.in_field:
+    """Frames in an electric field, as a note."""
+    count = int(source.fields.any(axis=1).sum())
+    if not count:
+        return []
+    return [f"{source.name}: {plural(count, 'frame')} in an electric field"]
+
+
+def field_problems(source: Source, frames: np.ndarray, coupling: FieldCoupling) -> list[str]:
+    """Frames in an electric field that a model has no answer to, the first of them named.
+
+    Args:
+        source: with fields.
+        frames: those to be looked at.
+        coupling: what of the model follows a field (``Potential.field``).
+    """
+    chosen = frames[source.fields[frames].any(axis=1)]
+    if not len(chosen):
+        return []
+    at = (source.fields, source.cells, source.periodic)
+    wrong = field_mistakes(*(torch.from_numpy(x[chosen]) for x in at), coupling)
+    return [
+        f"{source.source_ids[chosen[i]]} (and {plural(len(wrong) - 1, 'frame')} more): {text}"
+        if len(wrong) > 1
+        else f"{source.source_ids[chosen[i]]}: {text}"
+        for i, text in list(wrong.items())[:1]
+    ]
+
+
+def born_charge_problems(
+    source: Source, frames: np.ndarray, coupling: FieldCoupling
+) -> list[str]:
+    """Born charges as labels, all of them where the model's are not defined.
+
+    Args:
+        source: with Born charges that the loss asks for.
+        frames: those to be looked at.
+        coupling: what of the model follows a field (``Potential.field``).
+    """
+    if coupling == "every" or "born_charges" not in source.present:
+        return []
+    labelled = source.present["born_charges"][frames]
+    if not labelled.any() or (labelled & ~source.periodic[frames].any(axis=1)).any():
         return []
     return [
-        f"{source.name}: {plural(source.in_field, 'frame')} in an electric field, which "
-        "models do not read yet: what it does to energies and forces cannot be learnt"
+        f"loss.born_charges needs frames without periodic directions, and the "
+        f"{plural(int(labelled.sum()), 'frame')} of {source.name} with Born charges have some, "
+        "along which charges of this model flow and Born charges are not defined; set "
+        "loss.born_charges=0, or use a charge model with shells"
     ]
 
 

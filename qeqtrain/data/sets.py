@@ -12,12 +12,21 @@ import numpy as np
 
 from qeqtrain.data.batching import FrameBatches, StatefulLoader
 from qeqtrain.data.elements import SYMBOLS
-from qeqtrain.data.labels import LABELS, Conventions, DipoleOrigin, NanPolicy, TotalChargePolicy
+from qeqtrain.data.labels import (
+    LABELS,
+    BornOrder,
+    Conventions,
+    DipoleOrigin,
+    NanPolicy,
+    TotalChargePolicy,
+)
 from qeqtrain.data.plan import BatchPlan
 from qeqtrain.data.requirements import (
+    born_charge_problems,
     charge_notes,
     charge_problems,
     field_notes,
+    field_problems,
     fragment_notes,
     label_problems,
     leaks,
@@ -28,6 +37,7 @@ from qeqtrain.data.splits import SPLITS, split_from_file, split_indices
 from qeqtrain.data.statistics import Statistics, neighbor_average, statistics
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach
+from qeqtrain.physics.fields import FieldCoupling
 
 DEFAULT_SPLIT = {"val": 0.1, "test": 0.1}
 """Fractions of the frames where neither validation nor test frames were given."""
@@ -56,6 +66,7 @@ class DataSets:
         nan: meaning of a label that is not a number.
         aliases: key of the files to read for a label, ``{"charges": "hirsh_charges"}``.
         dipole_origin: about which point the dipoles of charged frames were taken.
+        born_charges_order: which index of Born charges comes first.
         batch_structures, batch_atoms, batch_edges: budget of one batch; edges prevail over
             atoms, atoms over structures. Edges are directed, within the longest cutoff that
             is the same for all structures.
@@ -75,6 +86,7 @@ class DataSets:
         nan: NanPolicy = "error",
         aliases: dict[str, str | None] | None = None,
         dipole_origin: DipoleOrigin | None = None,
+        born_charges_order: BornOrder | None = None,
         batch_structures: int | None = 8,
         batch_atoms: int | None = None,
         batch_edges: int | None = None,
@@ -88,7 +100,9 @@ class DataSets:
         self._split = {} if split_file else dict(split or {})
         self._split = {k: v for k, v in self._split.items() if not self._files.get(k)}
         self._split_by, self._split_file = split_by, split_file
-        self._options = Conventions(total_charge, nan, dict(aliases or {}), dipole_origin)
+        self._options = Conventions(
+            total_charge, nan, dict(aliases or {}), dipole_origin, born_charges_order
+        )
         self._budgets = {
             "structures": batch_structures,
             "atoms": batch_atoms,
@@ -200,6 +214,25 @@ class DataSets:
         self._cutoffs = dict(cutoffs)
         for batches in self._batches.values():
             batches.cutoffs = dict(cutoffs)
+
+    def refuse_fields(self, coupling: FieldCoupling) -> None:
+        """Make sure that the model has an answer to fields, and Born charges where asked.
+
+        Args:
+            coupling: what of the model follows a field (``Potential.field``).
+
+        Raises:
+            UserMistake: naming split, frame, field and remedy.
+        """
+        problems = [
+            f"{split}: {text}"
+            for split, (source, frames) in self._parts.items()
+            for text in field_problems(source, frames, coupling)
+        ]
+        if "born_charges" in self._labels:
+            problems += born_charge_problems(*self._parts["train"], coupling)
+        if problems:
+            raise UserMistake(*problems)
 
     def _open(self) -> dict[str, tuple[Source, np.ndarray]]:
         """Open every file and divide; the mistakes of all files come together."""

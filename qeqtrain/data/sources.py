@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from qeqtrain.data import store
+from qeqtrain.data.born_charges import check_order
 from qeqtrain.data.columns import (
     BY_GEOMETRY,
     PER_FRAME,
@@ -160,12 +161,16 @@ class Source:
         return self._columns[f"labels/{label}"][()]
 
     @property
-    def in_field(self) -> int:
-        """How many frames are in an electric field."""
+    def fields(self) -> np.ndarray:
+        """Electric fields, V/A, zero where none is stated, shape ``(n, 3)``."""
         if "electric_field" not in self._columns:
-            return 0
-        fields = np.nan_to_num(self._columns["electric_field"][()])
-        return int((fields != 0.0).any(axis=1).sum())
+            return np.zeros((len(self), 3))
+        return np.nan_to_num(self._columns["electric_field"][()])
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Cells, rows, A, shape ``(n, 3, 3)``."""
+        return self._columns["cell"][()]
 
     @property
     def in_fragments(self) -> int:
@@ -280,9 +285,14 @@ class Joined(Source):
         )
 
     @property
-    def in_field(self) -> int:
-        """How many frames are in an electric field."""
-        return sum(p.in_field for p in self.parts)
+    def fields(self) -> np.ndarray:
+        """Electric fields, V/A, zero where none is stated, shape ``(n, 3)``."""
+        return np.concatenate([p.fields for p in self.parts])
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Cells, rows, A, shape ``(n, 3, 3)``."""
+        return np.concatenate([p.cells for p in self.parts])
 
     @property
     def in_fragments(self) -> int:
@@ -324,7 +334,10 @@ def _open_store(path: Path, conventions: Conventions) -> Source:
     unwanted = [label for label, key in conventions.aliases.items() if key is None]
     columns = store.without(columns, unwanted)
     merged = replace(
-        conventions, dipole_origin="center_of_mass", aliases=header.conventions.aliases
+        conventions,
+        dipole_origin="center_of_mass",
+        born_charges_order="dipole_displacement",
+        aliases=header.conventions.aliases,
     )
     return Source(
         columns,
@@ -348,6 +361,7 @@ def _open_file(path: Path, conventions: Conventions) -> Source:
     if not raws:
         raise UserMistake(f"{path} holds no frames")
     frames, notes = convert_frames(raws, conventions, name)
+    check_order(frames, raws, conventions, name)
     source = source_from_frames(frames, name, conventions)
     source.path, source.notes = path, notes
     source.unused = choose_keys(raws, conventions, name).unused

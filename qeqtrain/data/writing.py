@@ -85,6 +85,8 @@ def _text(frame: Frame) -> str:
             parts.append(f"{name}={plain}")
     if "dipole" in frame.labels and s.total_charge:
         parts.append("dipole_origin=center_of_mass")
+    if "born_charges" in frame.labels:
+        parts.append("born_charges_order=dipole_displacement")
     parts.append(f'pbc="{" ".join("T" if p else "F" for p in s.pbc)}"')
     table = np.concatenate([b.reshape(len(s), -1) for b in blocks], axis=1)
     atoms = [

@@ -144,7 +144,9 @@ def evaluate(potential: Potential, parts: Mapping[str, Frames]) -> Evaluation:
     met: set[int] = set()
     strange: list[str] = []
     for part, frames in parts.items():
-        for said in predictions(potential, frames, title=f"evaluate {part}", timing=timing):
+        for said in predictions(
+            potential, frames, title=f"evaluate {part}", timing=timing, born_charges=True
+        ):
             structure = said.frame.structure
             charge = float(structure.total_charge or 0.0)
             met.update(structure.numbers.tolist())

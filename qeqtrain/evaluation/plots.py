@@ -30,6 +30,7 @@ AXES = {
     "stress": ("stress components", "GPa", QUANTITIES["stress"].factor),
     "charges": ("charges", "e", 1.0),
     "dipole": ("dipole components", "e A", 1.0),
+    "born_charges": ("Born charge components", "e", 1.0),
 }
 """Title, unit and factor of every quantity's axes; errors are in the unit of the tables."""
 

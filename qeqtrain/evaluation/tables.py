@@ -78,7 +78,9 @@ def all_tables(evaluation: Evaluation) -> list[Table]:
             [s, number(e.mae), number(e.rmse), number(e.largest)] for s, e in by_symbol.items()
         ]
         head = ["element", "MAE", "RMSE", "largest"]
-        tables.append(Table(f"{name.capitalize()} by element ({unit})", head, rows))
+        tables.append(
+            Table(f"{name.replace('_', ' ').capitalize()} by element ({unit})", head, rows)
+        )
     ranked = [name for name in ("energy", "forces", "charges") if name in evaluation.compared]
     return tables + [worst_table(evaluation, name) for name in ranked]
 

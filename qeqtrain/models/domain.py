@@ -7,23 +7,27 @@ never assumed in silence.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from torch import Tensor
+from torch import Tensor, nn
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.fragments import read_fragments, total_of_fragments
 from qeqtrain.models.charge_states import REMEDY, StatesRead, StatesSeen, checked_policy
 from qeqtrain.models.references import ChargeReferences
 from qeqtrain.neighbors import Reach, with_pairs
+from qeqtrain.physics.fields import FieldCoupling, field_mistakes
+from qeqtrain.physics.naming import name_of
 from qeqtrain.structures import Structure, Structures, collate
 
 CHARGE_KEYS = ("charge", "total_charge")
 """Where ``Atoms.info`` may state the total charge."""
+FIELD_KEY = "electric_field"
+"""Where ``Atoms.info`` may state the electric field, V/A."""
 
 
 class Domain:
@@ -32,6 +36,7 @@ class Domain:
     Attributes:
         elements: atomic numbers the model knows.
         conventions: of its training data, plain values.
+        charge: the charge model.
         spec: recipe nodes of its parts.
         charge_references: energies by total charge, or ``None``.
         unseen_charge_states: ``error`` or ``allow``.
@@ -39,6 +44,7 @@ class Domain:
 
     elements: tuple[int, ...]
     conventions: dict[str, Any]
+    charge: nn.Module
     spec: dict[str, Any]
     charge_references: ChargeReferences | None
     unseen_charge_states: str
@@ -48,8 +54,21 @@ class Domain:
         """Neighbour lists the model reads, by consumer."""
         raise NotImplementedError
 
+    @property
+    def has_charges(self) -> bool:
+        """Whether charges are predicted."""
+        return bool(self.charge.features > 0)
+
+    @property
+    def field(self) -> FieldCoupling:
+        """What follows an electric field (:data:`~qeqtrain.physics.fields.FieldCoupling`)."""
+        return cast("FieldCoupling", getattr(self.charge, "field", "none"))
+
     def structures_of(
-        self, atoms: Any | Sequence[Any], total_charge: float | None = None
+        self,
+        atoms: Any | Sequence[Any],
+        total_charge: float | None = None,
+        electric_field: Sequence[float] | np.ndarray | None = None,
     ) -> Structures:
         """Convert ``ase.Atoms``, one or several, with the neighbour lists the model reads.
 
@@ -57,6 +76,11 @@ class Domain:
             atoms: their ``info["charge"]`` is the total charge; fragments of known charge or
                 potential are stated as :mod:`qeqtrain.fragments` says.
             total_charge: e, for all of them; must not contradict ``info``.
+            electric_field: V/A, three numbers, for all of them; without it that of
+                ``info["electric_field"]``, which it must not contradict.
+
+        Raises:
+            UserMistake: what is stated contradicts itself, or the model has no answer to it.
         """
         several = [atoms] if hasattr(atoms, "numbers") else list(atoms)
         ready: list[Structure] = []
@@ -65,9 +89,17 @@ class Domain:
             groups = read_fragments(one.arrays, one.info, len(one))
             charge = self._total_charge(one, total_charge, groups)
             spin = one.info.get("spin_multiplicity", one.info.get("spin"))
-            structure = Structure.from_atoms(one, total_charge=charge, spin=spin, **groups)
+            name = one.get_chemical_formula()
+            structure = Structure.from_atoms(
+                one,
+                total_charge=charge,
+                spin=spin,
+                electric_field=stated_field(one.info, electric_field),
+                **groups,
+            )
             self.refuse_unknown_elements(torch.from_numpy(np.unique(structure.numbers)))
-            said = self.refuse_unseen_states(structure, one.get_chemical_formula())
+            self.refuse_field(structure, name)
+            said = self.refuse_unseen_states(structure, name)
             strange += [text for text in said if text not in strange]
             ready.append(with_pairs(structure, self.cutoffs))
         batch = collate(ready)
@@ -111,6 +143,60 @@ class Domain:
             None if spins is None else tuple(spins),
             self.charge_references,
         )
+
+    def refuse_field(self, structure: Structure, name: str) -> None:
+        """Raise for an electric field that the model has no answer to.
+
+        Args:
+            structure: in a field or not.
+            name: of the structure, for the message.
+
+        Raises:
+            UserMistake: naming structure, field, direction and remedy.
+        """
+        if structure.electric_field is not None:
+            at = (structure.electric_field, structure.cell, structure.pbc)
+            field, cell, pbc = (torch.from_numpy(np.asarray(x))[None] for x in at)
+            for text in field_mistakes(field, cell, pbc, self.field).values():
+                raise UserMistake(f"{name}: {text}")
+
+    def refuse_fields(self, batch: Structures) -> None:
+        """Raise for electric fields that the model has no answer to.
+
+        Args:
+            batch: on the CPU.
+
+        Raises:
+            UserMistake: naming structure, field, direction and remedy.
+        """
+        wrong = field_mistakes(batch.electric_field, batch.cell, batch.pbc, self.field)
+        if wrong:
+            raise UserMistake(*(f"{name_of(batch, i)}: {text}" for i, text in wrong.items()))
+
+    def refuse_undefined(self, name: str, batch: Structures) -> None:
+        """Raise for Born charges or a polarizability that do not exist.
+
+        Args:
+            name: ``born_charges`` or ``polarizability``.
+            batch: the structures.
+
+        Raises:
+            UserMistake: the model has no charges, or they flow along a periodic direction.
+        """
+        words = name.replace("_", " ").replace("born", "Born")
+        if not self.has_charges:
+            raise UserMistake(
+                f"{words} asked of a model without charges; expected a model with "
+                "charge=gaussian, diagonal or local"
+            )
+        periodic = batch.pbc.any(dim=-1)
+        if self.field != "every" and bool(periodic.any()):
+            first = name_of(batch, int(torch.nonzero(periodic)[0]))
+            raise UserMistake(
+                f"{first} has a periodic direction, along which {words} of flowing charge are "
+                f"not defined; expected molecules, or a charge model with shells; {name}=None "
+                "gives NaN there"
+            )
 
     def refuse_unknown_elements(self, numbers: Tensor) -> None:
         """Raise for elements outside the model.
@@ -174,3 +260,39 @@ class Domain:
                 f"own; {remedy}"
             )
         return 0.0
+
+
+def stated_field(
+    info: Mapping[str, Any], given: Sequence[float] | np.ndarray | None
+) -> np.ndarray | None:
+    """Find the electric field of a structure, V/A, shape ``(3,)``, or ``None`` without one.
+
+    Args:
+        info: of ``ase.Atoms``; ``electric_field`` counts.
+        given: as an argument; it must not contradict ``info``.
+
+    Raises:
+        UserMistake: something else than three finite numbers, or a contradiction.
+    """
+    told = _three(info.get(FIELD_KEY), f"atoms.info['{FIELD_KEY}']")
+    field = _three(given, FIELD_KEY)
+    if told is None or field is None:
+        return told if field is None else field
+    if not np.allclose(told, field, rtol=1e-8, atol=1e-12):
+        raise UserMistake(
+            f"{FIELD_KEY}={field.tolist()} contradicts atoms.info['{FIELD_KEY}']="
+            f"{told.tolist()}; remove one of them"
+        )
+    return field
+
+
+def _three(value: object, name: str) -> np.ndarray | None:
+    if value is None:
+        return None
+    try:
+        numbers = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.array(np.nan)
+    if numbers.shape != (3,) or not np.isfinite(numbers).all():
+        raise UserMistake(f"{name} is {value!r}; expected three numbers, in V/A")
+    return numbers

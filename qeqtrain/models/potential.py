@@ -9,6 +9,7 @@ their meV; derivatives are those of the energy that is returned (``physics/respo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from qeqtrain.models.domain import Domain
 from qeqtrain.models.parts import build_part
 from qeqtrain.models.references import ChargeReferences, build_charge_references
 from qeqtrain.neighbors import Reach
+from qeqtrain.nn.charges import ChargeResponse, Charges
 from qeqtrain.physics.coulomb import dipole
+from qeqtrain.physics.fields import in_field
 from qeqtrain.physics.response import respond
 from qeqtrain.structures import Prediction, Structures
 
@@ -112,11 +115,6 @@ class Potential(Domain, nn.Module):
         return {**self.backbone.cutoffs, **self.charge.cutoffs}
 
     @property
-    def has_charges(self) -> bool:
-        """Whether charges are predicted."""
-        return self.charge.features > 0
-
-    @property
     def dtype(self) -> torch.dtype:
         """Precision of the network; geometry, charges and totals are float64 always."""
         return next(self.backbone.parameters()).dtype
@@ -131,6 +129,8 @@ class Potential(Domain, nn.Module):
         structures: Structures | Any | Sequence[Any],
         forces: bool = True,
         stress: bool | None = None,
+        born_charges: bool | None = False,
+        polarizability: bool | None = False,
     ) -> Prediction:
         """Predict.
 
@@ -138,26 +138,49 @@ class Potential(Domain, nn.Module):
             structures: a batch with neighbour lists, one ``ase.Atoms``, or a list of them.
             forces: wanted or not.
             stress: wanted or not; ``None`` means wherever all directions are periodic.
+            born_charges: wanted or not; ``None`` means wherever they are defined, and NaN
+                elsewhere.
+            polarizability: the same.
 
         Raises:
-            UserMistake: an element the model was not trained on, or a missing total charge.
+            UserMistake: an element the model was not trained on, a missing total charge, a
+                field that the model has no answer to, or Born charges or a polarizability that
+                are not defined: without charges, or along the periodic directions of charges
+                that flow.
         """
         batch = structures
         if not isinstance(batch, Structures):
             batch = self.structures_of(batch).to(self.device)
         if batch.numbers.device.type == "cpu":
             self.refuse_unknown_elements(batch.numbers)
+            self.refuse_fields(batch)
+        for name, asked in (("born_charges", born_charges), ("polarizability", polarizability)):
+            if asked:
+                self.refuse_undefined(name, batch)
         if stress is None:
             stress = bool(batch.pbc.all(dim=-1).any())
         create_graph = torch.is_grad_enabled() and (
             self.training or batch.positions.requires_grad
         )
         return respond(
-            self.evaluate, batch, forces=forces, stress=stress, create_graph=create_graph
+            self.evaluate,
+            batch,
+            forces=forces,
+            stress=stress,
+            create_graph=create_graph,
+            born_charges=born_charges is not False and self.has_charges,
+            polarizability=polarizability is not False and self.has_charges,
+            field=self.field,
         )
 
     def evaluate(self, structures: Structures) -> Prediction:
-        """Energy and charges of a batch, without derivatives."""
+        r"""Energy and charges of a batch, without derivatives.
+
+        In an electric field F charges move from :math:`q^0` to :math:`q`, and the functional
+        that they minimise knows what the field has done, :math:`-\int \mu \cdot dF`. A readout
+        that has learnt what charges are worth has learnt it at rest: it reads :math:`q^0`, and
+        that work is added. So :math:`-\partial E/\partial F` is the dipole with any coupling.
+        """
         species = self.species_index[structures.numbers]  # (N,)
 
         # What surrounds every atom.
@@ -168,7 +191,8 @@ class Potential(Domain, nn.Module):
         charges = self.charge(structures, features, species, response)
 
         # Energy of every atom, which may depend on the charges.
-        atomic = self.coupling(structures, species, features, charges).double()  # (N,)
+        rest, work = self._without_field(structures, features, species, response, charges)
+        atomic = self.coupling(structures, species, features, rest).double()  # (N,)
         atomic = self._scale_of(species) * atomic  # (N,) eV
         references = self.reference_energies.index_select(0, species)  # (N,) eV
         energy = structures.sum_over_atoms(atomic + references)  # (B,) eV
@@ -176,8 +200,8 @@ class Potential(Domain, nn.Module):
             energy = energy + self.charge_references(structures)
 
         # Energy of the charges themselves, and of nuclei that come close.
-        if charges is not None:
-            energy = energy + self.coupling.energy_of(charges)
+        if rest is not None:
+            energy = energy + self.coupling.energy_of(rest) + work
         for baseline in self.baselines.values():
             energy = energy + baseline(structures)
 
@@ -197,7 +221,24 @@ class Potential(Domain, nn.Module):
             electronegativity=charges.electronegativity,
             hardness=charges.hardness,
             atomic_energies=atomic,
+            atomic_dipoles=charges.dipoles,
         )
+
+    def _without_field(
+        self,
+        structures: Structures,
+        features: Tensor,
+        species: Tensor,
+        response: ChargeResponse | None,
+        charges: Charges | None,
+    ) -> tuple[Charges | None, Tensor | float]:
+        """Give the charges that the coupling reads, and the work of the field, eV, ``(B,)``."""
+        if charges is None or not self.coupling.reads_rest or not in_field(structures):
+            return charges, 0.0
+        none = torch.zeros_like(structures.electric_field)
+        calm = replace(structures, electric_field=none)
+        rest = self.charge(calm, features, species, response)
+        return rest, charges.energy - rest.energy
 
     def _scale_of(self, species: Tensor) -> Tensor | float:
         """Give eV per unit of the network's output, one number or one per atom, ``(N,)``."""

@@ -62,6 +62,15 @@ class Coupling(nn.Module):
         """Whether the energy depends on the electrostatic potential at the atoms."""
         return self.charge_energy == "coulomb"
 
+    @property
+    def reads_rest(self) -> bool:
+        """Whether the energy depends on charges otherwise than through their full energy.
+
+        Such charges are those at rest without an electric field; what a field changes comes on
+        top (:meth:`~qeqtrain.models.potential.Potential.evaluate`).
+        """
+        return True
+
     def response(self, features: Tensor) -> ChargeResponse | None:
         """Say what is added to the charge functional before it is minimised: nothing.
 
@@ -179,6 +188,11 @@ class AdditiveCoupling(Coupling):
             charge_features=0,
         )
 
+    @property
+    def reads_rest(self) -> bool:
+        """Only for the Coulomb part: the readout does not see the charges."""
+        return self.charge_energy != "full"
+
     def forward(
         self,
         structures: Structures,
@@ -230,6 +244,11 @@ class VariationalCoupling(Coupling):
         self.constant = GatedMLP([channels, *inner, 1])
         self.linear = GatedMLP([channels, *inner, 1])
         self.quadratic = GatedMLP([channels, *inner, 1])
+
+    @property
+    def reads_rest(self) -> bool:
+        """Never: everything that depends on charges is minimised."""
+        return False
 
     def response(self, features: Tensor) -> ChargeResponse:
         """Give e1 (eV/e) and e2 >= 0 (eV/e^2) of every atom, shapes ``(N,)``.

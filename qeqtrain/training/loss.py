@@ -52,7 +52,7 @@ class Term:
 
 
 class Loss:
-    """Weighted sum of the errors in energy per atom, forces, stress, charges and dipole.
+    """Weighted sum of errors: energy per atom, forces, stress, charges, dipole, Born charges.
 
     A weight is a number, or a mapping with ``weight``, ``kind`` and ``huber_delta`` of its own.
 
@@ -62,6 +62,7 @@ class Loss:
         stress: weight of the nine stress components, eV/A^3.
         charges: weight of the atomic charges, e.
         dipole: weight of the dipole components, e A.
+        born_charges: weight of the nine components of Born charges, e.
         kind: of every term that does not say otherwise.
         huber_delta: of every term that does not say otherwise, in the term's unit.
 
@@ -76,6 +77,7 @@ class Loss:
         stress: float | dict[str, float | str] = 0.0,
         charges: float | dict[str, float | str] = 0.0,
         dipole: float | dict[str, float | str] = 0.0,
+        born_charges: float | dict[str, float | str] = 0.0,
         kind: Kind = "mse",
         huber_delta: float = 0.01,
     ) -> None:
@@ -85,6 +87,7 @@ class Loss:
             "stress": stress,
             "charges": charges,
             "dipole": dipole,
+            "born_charges": born_charges,
         }
         problems: list[str] = []
         terms = {
@@ -105,9 +108,9 @@ class Loss:
         """Check that the model predicts what the loss compares.
 
         Raises:
-            UserMistake: charges or dipoles asked of a model without charges.
+            UserMistake: charges, dipoles or Born charges asked of a model without charges.
         """
-        asked = [name for name in ("charges", "dipole") if self.needs(name)]
+        asked = [name for name in ("charges", "dipole", "born_charges") if self.needs(name)]
         if asked and not has_charges:
             raise UserMistake(
                 *(

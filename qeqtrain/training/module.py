@@ -108,6 +108,7 @@ class TrainingModule(pl.LightningModule):
                 batch.structures,
                 forces=self.loss.needs("forces"),
                 stress=None if self.loss.needs("stress") else False,
+                born_charges=None if self.loss.needs("born_charges") else False,
             )
         except EquilibrationFailed as failure:
             # A loss that is not finite, in every weight: this step is skipped on all ranks,
@@ -226,6 +227,7 @@ class TrainingModule(pl.LightningModule):
                     batch.structures,
                     forces="forces" in batch.labels,
                     stress=None if stress is not None and bool(stress.any()) else False,
+                    born_charges=None if "born_charges" in batch.labels else False,
                 )
         except EquilibrationFailed as failure:
             raise Diverged(f"validation, frames {', '.join(batch.ids)}: {failure}") from failure

@@ -42,6 +42,7 @@ QUANTITIES: dict[str, Quantity] = {
     "stress": Quantity("S", "GPa", EV_PER_A3_TO_GPA, per_atom=False),
     "charges": Quantity("q", "me", MILLI, per_atom=True),
     "dipole": Quantity("mu", "e A", 1.0, per_atom=False),
+    "born_charges": Quantity("Z*", "me", MILLI, per_atom=True),
 }
 """Energies are compared per atom, everything else by component."""
 
@@ -89,6 +90,10 @@ def compare(prediction: Prediction, batch: Batch, quantity: str) -> Comparison |
         mask = mask & ~structures.pbc.any(dim=-1)
     if QUANTITIES[quantity].per_atom:
         mask = mask.index_select(0, structures.batch)
+    if quantity == "born_charges":
+        # NaN where charge flows along a periodic direction.
+        periodic = structures.pbc.any(dim=-1).index_select(0, structures.batch)
+        mask = mask & ~(periodic & predicted.isnan().any(dim=-1).any(dim=-1))
     # Selecting before subtracting: what is NaN by design never meets the loss or its gradient.
     rows = mask.reshape(-1, *[1] * (label.dim() - 1))
     zero = torch.zeros((), dtype=torch.float64, device=label.device)

@@ -110,6 +110,7 @@ def fit(
     for note in unseen_state_notes(model, data):
         say(f"data: {note}")
     data.use_cutoffs(model.cutoffs)
+    data.refuse_fields(model.field)
     parameters = sum(p.numel() for p in model.parameters())
     run.start(
         recipe,

@@ -148,13 +148,27 @@ def test_given_files_win_over_fractions(files):
     assert {k: len(v) for k, v in sets.split_ids.items()} == {"train": 15, "val": 4, "test": 5}
 
 
-def test_a_field_that_no_model_reads_is_remarked(tmp_path, make_molecule):
+def test_a_field_is_remarked_and_refused_where_no_charge_follows_it(tmp_path, make_molecule):
     path = tmp_path / "field.extxyz"
     frame = make_molecule(1)
     pulled = replace(frame.structure, electric_field=np.array([0.0, 0.0, 0.1]))
-    write_extxyz(path, [replace(frame, structure=pulled), make_molecule(2), make_molecule(3)])
+    write_extxyz(path, [make_molecule(2), replace(frame, structure=pulled), make_molecule(3)])
     sets = prepared(train=str(path), split={})
     assert any("1 frame in an electric field" in note for note in sets.notes)
+    sets.refuse_fields("open")
+    with pytest.raises(
+        UserMistake, match=r"train: .*: the electric field is \(0, 0, 0.1\) V/A"
+    ):
+        sets.refuse_fields("none")
+
+
+def test_fields_reach_the_batches(tmp_path, make_molecule):
+    path = tmp_path / "field.extxyz"
+    frame = make_molecule(1)
+    pulled = replace(frame.structure, electric_field=np.array([0.0, 0.0, 0.1]))
+    write_extxyz(path, [make_molecule(2), replace(frame, structure=pulled)])
+    (batch,) = prepared(train=str(path), split={}, batch_structures=2).train_loader()
+    assert sorted(batch.structures.electric_field[:, 2].tolist()) == [0.0, 0.1]
 
 
 def test_charges_that_contradict_the_total_charge_are_remarked(tmp_path, make_molecule):

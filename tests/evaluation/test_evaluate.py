@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ase import Atoms
 
 from qeqtrain.data.batching import collate_frames
 from qeqtrain.data.frames import Frame
 from qeqtrain.errors import UserMistake
 from qeqtrain.evaluation.evaluate import NO_LABEL, NOT_PREDICTED, evaluate, formula
 from qeqtrain.evaluation.inference import predictions
-from qeqtrain.evaluation.tables import facts
+from qeqtrain.evaluation.plots import parity_plot
+from qeqtrain.evaluation.tables import all_tables, facts
 from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.models.qet import qet_spec
 from qeqtrain.neighbors import with_pairs
@@ -109,6 +111,7 @@ def test_what_could_not_be_compared_is_named(potential: Potential, frames: Make)
         "stress": NO_LABEL,
         "charges": NOT_PREDICTED,
         "dipole": NOT_PREDICTED,
+        "born_charges": NO_LABEL,
     }
     assert found.charge_residual is None
 
@@ -202,3 +205,28 @@ def test_a_rule_for_a_cutoff_is_told_as_one(
     )
     found = evaluate(potential, {"all": given}).model["cutoffs"]
     assert found == {"backbone": 4.0, "charge": "by structure"}
+
+
+def test_born_charges_are_compared_where_they_are_labels_and_defined(
+    potential: Potential, frames: Make
+) -> None:
+    given = frames(4)
+    rng = np.random.default_rng(0)
+    expected = []
+    for frame in given:
+        if not frame.structure.pbc.any():
+            atoms = Atoms(frame.structure.numbers, frame.structure.positions)
+            atoms.info["charge"] = frame.structure.total_charge
+            born = potential(atoms, born_charges=True).born_charges.numpy()
+            off = 0.1 * rng.normal(size=born.shape)
+            expected.append(off.ravel())
+            frame.labels["born_charges"] = born - off
+        else:
+            frame.labels["born_charges"] = np.zeros((len(frame), 3, 3))
+    found = evaluate(potential, {"all": given})
+    errors = found.errors()["born_charges"]
+    assert errors.mae == pytest.approx(1e3 * np.abs(np.concatenate(expected)).mean())
+    assert errors.count == np.concatenate(expected).size
+    assert set(found.by_element()["born_charges"]) == {"Na", "Cl"}
+    assert any(t.title == "Born charges by element (me)" for t in all_tables(found))
+    assert "Born" in parity_plot(found, "born_charges").axes[0].get_title()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qeqtrain.data.frames import Frame
+from qeqtrain.data.frames import Frame, center_of_mass
 from qeqtrain.data.sources import open_source
 from qeqtrain.errors import UserMistake
 from qeqtrain.evaluation.inference import predictions
@@ -120,3 +120,33 @@ def test_what_a_charge_model_refuses_is_told_with_the_name_of_the_frame(
         with pytest.raises(UserMistake, match=f"{second.source_id}: .*{met}"):
             predict(potential, given, tmp_path / "out.extxyz")
         assert not (tmp_path / "out.extxyz").exists()
+
+
+def test_a_field_acts_on_predictions_and_is_written_with_them(
+    potential: Potential, bare: list[Frame], tmp_path: Path
+) -> None:
+    field = np.array([0.0, 0.0, 0.2])
+    pulled = [
+        replace(f, structure=replace(f.structure, electric_field=field))
+        for f in bare
+        if not f.structure.pbc.any()
+    ]
+    predict(potential, pulled, tmp_path / "out.extxyz")
+    source = open_source(tmp_path / "out.extxyz")
+    calm = [f for f in bare if not f.structure.pbc.any()]
+    for i, said in enumerate(predictions(potential, calm)):
+        np.testing.assert_array_equal(source[i].structure.electric_field, field)
+        work = source[i].labels["energy"] - said.values["energy"]
+        charge, labels = said.frame.structure.total_charge, source[i].labels
+        centre = center_of_mass(said.frame.structure)
+        mean = 0.5 * (labels["dipole"] + said.values["dipole"]) + charge * centre
+        np.testing.assert_allclose(work, -mean @ field, atol=1e-9)
+
+
+def test_a_frame_in_a_field_that_has_no_answer_is_named(
+    potential: Potential, bare: list[Frame], tmp_path: Path
+) -> None:
+    (crystal,) = [f for f in bare if f.structure.pbc.all()][:1]
+    pulled = replace(crystal.structure, electric_field=np.array([0.0, 0.0, 0.2]))
+    with pytest.raises(UserMistake, match=rf"{crystal.source_id}: .* periodic direction c"):
+        predict(potential, [replace(crystal, structure=pulled)], tmp_path / "out.extxyz")

@@ -134,6 +134,9 @@ class ToyData:
         self.frames = [morse_frame(rng) for _ in range(sum(self.counts))]
         self.use_cutoffs({name: c for name, c in cutoffs.items() if not callable(c)})
 
+    def refuse_fields(self, coupling: str) -> None:
+        """No frame is in a field."""
+
     def use_cutoffs(self, cutoffs: dict[str, Reach]) -> None:
         train, val = self.counts
         frames = [(with_pairs(s, cutoffs), labels) for s, labels in self.frames]

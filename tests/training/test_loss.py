@@ -103,6 +103,21 @@ def test_stress_of_molecules_is_left_out(toy_batch: Callable[..., Any]) -> None:
     assert loss.item() == pytest.approx(4.0)
 
 
+def test_born_charges_of_charge_that_flows_through_a_crystal_are_left_out(
+    toy_batch: Callable[..., Any],
+) -> None:
+    batch = toy_batch(2)
+    batch.structures.pbc[1] = True
+    batch.labels["born_charges"] = torch.ones(len(batch.structures.batch), 3, 3).double()
+    batch.present["born_charges"] = torch.ones(2, dtype=torch.bool)
+    born = torch.full_like(batch.labels["born_charges"], 3.0)
+    born[batch.structures.batch == 1] = torch.nan
+    loss = Loss(energy=0.0, forces=0.0, born_charges=1.0)
+    assert loss(replace(predict(batch), born_charges=born), batch).item() == pytest.approx(4.0)
+    born[0] = torch.nan  # of a molecule: this is no convention
+    assert not torch.isfinite(loss(replace(predict(batch), born_charges=born), batch))
+
+
 def test_energies_of_a_million_ev_keep_their_mev(toy_batch: Callable[..., Any]) -> None:
     batch = toy_batch(1)
     batch.labels["energy"][:] = -1.5e6

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qeqtrain.neighbors import Reach
+from qeqtrain.physics.fields import FieldCoupling
 from qeqtrain.structures import Structures
 
 Fragments = Literal["constrain", "ignore"]
@@ -22,7 +23,8 @@ class Charges:
         charges: e, shape ``(N,)``.
         electrostatic_potential: at every atom, V, shape ``(N,)``.
         chemical_potential: +dE/dQ, eV/e, shape ``(B,)``.
-        energy: of the equilibration, eV, shape ``(B,)``.
+        energy: of the equilibration, eV, shape ``(B,)``. In an electric field it contains what
+            the field does to charges and dipoles, as it does where nothing is equilibrated.
         coulomb_energy: the part of it that charges share pairwise, eV, shape ``(B,)``.
         electronegativity: eV/e, shape ``(N,)``.
         hardness: eV/e^2, shape ``(N,)``.
@@ -60,6 +62,9 @@ class NoCharges(nn.Module):
 
     equilibrated = False
     """Whether the charges minimise an energy, which a coupling may add."""
+
+    field: FieldCoupling = "none"
+    """What follows an electric field: nothing."""
 
     @property
     def cutoffs(self) -> dict[str, Reach]:

@@ -20,6 +20,7 @@ from qeqtrain.nn.charges.base import (
 )
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.physics.coulomb import tapered_potential
+from qeqtrain.physics.fields import FieldCoupling, applied_potential
 from qeqtrain.physics.qeq import equilibrate_diagonal
 from qeqtrain.structures import Structures
 
@@ -51,6 +52,9 @@ class DiagonalCharges(nn.Module):
 
     equilibrated = True
     """Whether the charges minimise an energy, which a coupling may add."""
+
+    field: FieldCoupling = "open"
+    """What follows an electric field: flowing charge, in open directions."""
 
     def __init__(
         self,
@@ -108,6 +112,9 @@ class DiagonalCharges(nn.Module):
         chi = self.electronegativity(features).squeeze(-1).double()  # (N,) eV/e
         if response is not None:
             chi = chi + response.electronegativity
+        applied = applied_potential(structures)
+        if applied is not None:
+            chi = chi + applied
         if structures.external_potential is not None:
             chi = chi + structures.external_potential
         if self.hardness is not None:

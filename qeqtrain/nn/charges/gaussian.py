@@ -25,6 +25,7 @@ from qeqtrain.nn.charges.heads import (
     Widths,
 )
 from qeqtrain.physics.ewald import CoulombReach
+from qeqtrain.physics.fields import FieldCoupling, applied_potential
 from qeqtrain.physics.qeq import equilibrate
 from qeqtrain.physics.stationary import Effort
 from qeqtrain.structures import Structures
@@ -74,6 +75,9 @@ class GaussianCharges(nn.Module):
 
     equilibrated = True
     """Whether the charges minimise an energy, which a coupling may add."""
+
+    field: FieldCoupling = "open"
+    """What follows an electric field: flowing charge, in open directions."""
 
     def __init__(
         self,
@@ -136,6 +140,9 @@ class GaussianCharges(nn.Module):
             offset = 0.5 * structures.sum_over_atoms(stiffness * alone * alone)  # (B,) eV
         if response is not None:
             chi, hardness = chi + response.electronegativity, hardness + response.hardness
+        applied = applied_potential(structures)
+        if applied is not None:
+            chi = chi + applied
         if structures.external_potential is not None:
             chi = chi + structures.external_potential
         rest = equilibrate(

@@ -13,6 +13,7 @@ from qeqtrain.neighbors import Reach
 from qeqtrain.nn.charges.base import ChargeResponse, Charges, Fragments, grouped
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.physics.coulomb import tapered_potential
+from qeqtrain.physics.fields import FieldCoupling, applied_potential
 from qeqtrain.structures import Structures
 
 
@@ -20,7 +21,8 @@ class LocalCharges(nn.Module):
     """A charge for every atom from its features, as third-generation networks have it.
 
     Nothing is minimised and there is no energy of charges: an atom further away than the
-    backbone sees makes no difference, which is what equilibration is there to mend.
+    backbone sees makes no difference, which is what equilibration is there to mend. An electric
+    field acts on the charges and does not change them.
 
     Args:
         total: ``shift`` all charges of a structure (or fragment) alike until they add up to its
@@ -37,6 +39,9 @@ class LocalCharges(nn.Module):
 
     equilibrated = False
     """Whether the charges minimise an energy, which a coupling may add."""
+
+    field: FieldCoupling = "open"
+    """What follows an electric field: the charges, in open directions."""
 
     def __init__(
         self,
@@ -99,11 +104,12 @@ class LocalCharges(nn.Module):
         width = torch.ones_like(charges)  # A: the shape of a bare pair potential
         potential = tapered_potential(charges, width, structures, "charge", own_charge=False)
         nothing = torch.zeros_like(structures.total_charge)
+        applied = applied_potential(structures)
         return Charges(
             charges=charges,
             electrostatic_potential=potential,
             chemical_potential=torch.full_like(nothing, torch.nan),
-            energy=nothing,
+            energy=nothing if applied is None else structures.sum_over_atoms(charges * applied),
             coulomb_energy=0.5 * structures.sum_over_atoms(charges * potential),
             electronegativity=torch.zeros_like(charges),
             hardness=torch.zeros_like(charges),
