@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from qeqtrain.cli.models import add_policy, model_mistakes, path_mistakes, polic
 from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake
 from qeqtrain.evaluation.benchmarks.registry import SUITES, missing_packages, unknown_suites
+from qeqtrain.recipe.node import override_data
 
 EPILOG = """\
 suites: {suites}  (`qeqtrain list suites` says what they measure)
@@ -26,9 +28,9 @@ examples:
   qeqtrain benchmark runs/qet/latest charges --data test.extxyz
 
 key=value is a setting of every suite that has it, suite.key=value of one; device= and dtype=
-are the model's. A benchmark that was interrupted goes on where it stopped when it is started
-again with the same --out. Published references are downloaded once, or found in
-references=FOLDER or $QEQTRAIN_BENCHMARKS.
+are the model's; data.key=value says how to read --data, as for `qeqtrain evaluate`. A benchmark
+that was interrupted goes on where it stopped when it is started again with the same --out.
+Published references are downloaded once, or found in references=FOLDER or $QEQTRAIN_BENCHMARKS.
 """
 
 
@@ -67,6 +69,7 @@ class _Request:
 
     suites: list[str]
     overrides: list[str]
+    overrides_of_data: list[str]
     device: str
     dtype: Any
     out: Path
@@ -85,9 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     classes = {name: suite_class(name) for name in asked.suites}
     common = {} if arguments.count is None else {"count": arguments.count}
-    words = asked.overrides
-    if arguments.data is not None:
-        words = [*words, f"charges.data={arguments.data}"]
+    words = [*asked.overrides, *_about_data(arguments.data, asked.overrides_of_data)]
     settings = parse_settings(
         {name: chosen.settings_class for name, chosen in classes.items()}, words, common
     )
@@ -129,6 +130,8 @@ def _checked(arguments: argparse.Namespace) -> _Request:
     device, overrides = take(overrides, "device")
     dtype, overrides = take(overrides, "dtype")
     suites = list(dict.fromkeys(suites))
+    of_data = [word for word in overrides if word.startswith("data.")]
+    overrides = [word for word in overrides if word not in of_data]
     problems = [*model_mistakes(arguments.model), *unknown_suites(suites)]
     problems += policy_mistakes(arguments.unseen_charge_states)
     problems += missing_packages(suites)
@@ -144,11 +147,28 @@ def _checked(arguments: argparse.Namespace) -> _Request:
         problems += path_mistakes([arguments.data])
         if "charges" not in suites:
             problems.append("--data is for the suite 'charges', which is not named")
+    elif of_data:
+        problems.append(f"{of_data[0]}: says how to read --data FILE, which is not given")
     if problems:
         raise UserMistake(*problems)
     out = arguments.out or _default_folder(arguments.model)
     refuse_unwritable(arguments.json, folders=[out])
-    return _Request(suites, overrides, device or "cpu", dtype, out)
+    return _Request(suites, overrides, of_data, device or "cpu", dtype, out)
+
+
+def _about_data(file: str | None, overrides: list[str]) -> list[str]:
+    """Write ``--data FILE data.key=value`` as settings of the suite 'charges'.
+
+    Raises:
+        UserMistake: a key or a value that files are not read by.
+    """
+    if file is None:
+        return []
+    words = [f"charges.data={file}"]
+    if overrides:
+        said = override_data({}, overrides)
+        words.append(f"charges.conventions={json.dumps(said, sort_keys=True)}")
+    return words
 
 
 def _default_folder(model: str) -> Path:

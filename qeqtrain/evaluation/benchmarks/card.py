@@ -90,7 +90,7 @@ def model_card(
             "dependencies": [f"{p}=={version(p)}" for p in ("torch", "ase", "vesin")],
             "python_version": ".".join(platform.python_version_tuple()[:2]),
         },
-        "openness": "OSOD" if published else "CSCD",
+        "openness": "OSCD" if published else "CSCD",
         "architecture_types": ["gnn"],
         "train_task": "S2EFS",
         "test_task": "IS2RE-SR",

@@ -87,7 +87,7 @@ def choose_entries(
             f"{settings.count} of {len(tasks):,} entries, chosen at random (seed "
             f"{settings.seed})"
         )
-        tasks = [tasks[i] for i in sorted(order)]
+        tasks = [tasks[i] for i in order]
     return Plan(tasks, notes)
 
 

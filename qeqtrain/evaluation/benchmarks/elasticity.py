@@ -175,7 +175,7 @@ def elastic_constants(
     if ion_fmax is not None:
         cells = relax_ions(potential, cells, fmax=ion_fmax, steps=steps)
     said = predict_in_batches(potential, cells, stress=True)
-    stresses = np.array([[s[a, b] for a, b in VOIGT] for _, s in said if s is not None])
+    stresses = np.array([[one.stress[a, b] for a, b in VOIGT] for one in said])
     if not np.isfinite(stresses).all():
         raise TaskFailed("stress of a strained cell is not finite")
     by_direction = stresses.reshape(6, len(amounts), 6)

@@ -180,14 +180,14 @@ def heat_capacity(
     ]
     for one in displaced:
         one.info["charge"] = 0.0
-    forces = [f for f, _ in predict_in_batches(potential, displaced, stress=False)]
+    forces = [said.forces for said in predict_in_batches(potential, displaced)]
     if not all(np.isfinite(f).all() for f in forces):
         raise TaskFailed("forces of a displaced supercell are not finite")
     phonon.forces = forces
     phonon.produce_force_constants()
     phonon.symmetrize_force_constants()
     with warnings.catch_warnings():  # acoustic modes at Gamma, meshes it chooses itself
-        warnings.filterwarnings("ignore", category=UserWarning, module="phonopy|qeqtrain")
+        warnings.simplefilter("ignore")
         phonon.run_mesh(settings.mesh)
         phonon.run_thermal_properties(temperatures=[TEMPERATURE])
     lowest = float(phonon.get_mesh_dict()["frequencies"].min())

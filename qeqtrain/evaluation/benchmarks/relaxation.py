@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
@@ -13,9 +13,6 @@ from ase.optimize import FIRE
 from qeqtrain.calculator import QeqCalculator
 from qeqtrain.evaluation.benchmarks.suite import TaskFailed
 from qeqtrain.models.potential import Potential
-
-if TYPE_CHECKING:
-    from qeqtrain.structures import Prediction
 
 MAX_ATOMS = 512
 """Atoms of one batch."""
@@ -55,24 +52,50 @@ def relax(
     return atoms
 
 
-def predict_in_batches(
-    potential: Potential, many: Sequence[Atoms], *, stress: bool
-) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Give forces and stress of many structures, several at once.
+@dataclass(frozen=True)
+class Said:
+    """What a potential says of one structure.
 
-    Returns:
-        For each: forces ``(n, 3)`` in eV/A and, if wanted, stress ``(3, 3)`` in eV/A^3.
+    Attributes:
+        energy: eV.
+        forces: eV/A, shape ``(n, 3)``.
+        stress: eV/A^3, shape ``(3, 3)``, where it was wanted.
+        charges: e, shape ``(n,)``, where the model has any.
+        dipole: e A, about the centre of mass, shape ``(3,)``; of molecules.
+        chemical_potential: dE/dQ that the charge model states, eV/e, where it does.
     """
-    found: list[tuple[np.ndarray, np.ndarray | None]] = []
+
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray | None = None
+    charges: np.ndarray | None = None
+    dipole: np.ndarray | None = None
+    chemical_potential: float | None = None
+
+
+def predict_in_batches(
+    potential: Potential, many: Sequence[Atoms], *, stress: bool = False
+) -> list[Said]:
+    """Predict many structures, several at once."""
+    found: list[Said] = []
     for group in _groups(many):
-        said: Prediction = potential(list(group), forces=True, stress=stress).detach()
-        forces = said.forces.cpu().double().numpy()
-        stresses = said.stress.cpu().double().numpy() if stress else None
+        said = potential(list(group), forces=True, stress=stress).detach()
+        names = ("energy", "forces", "stress", "charges", "dipole", "chemical_potential")
+        arrays = {
+            name: value.cpu().double().numpy()
+            for name in names
+            if (value := getattr(said, name)) is not None
+        }
         first = 0
         for row, atoms in enumerate(group):
-            last = first + len(atoms)
-            found.append((forces[first:last], None if stresses is None else stresses[row]))
-            first = last
+            inside = slice(first, first + len(atoms))
+            first = inside.stop
+            own = {
+                k: v[inside] if k in ("forces", "charges") else v[row]
+                for k, v in arrays.items()
+            }
+            own["energy"] = float(own["energy"])
+            found.append(Said(**own))
     return found
 
 
@@ -100,8 +123,8 @@ def relax_ions(
     fires = [_Fire(atoms) for atoms in many]
     active = list(range(len(many)))
     for _ in range(steps + 1):
-        said = predict_in_batches(potential, [many[i] for i in active], stress=False)
-        forces = {i: f for i, (f, _) in zip(active, said, strict=True)}
+        said = predict_in_batches(potential, [many[i] for i in active])
+        forces = {i: one.forces for i, one in zip(active, said, strict=True)}
         active = [i for i in active if not _largest_force(forces[i]) <= fmax]
         if not active:
             return many
