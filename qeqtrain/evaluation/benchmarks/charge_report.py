@@ -188,7 +188,7 @@ def _response(values: Rows, numbers: dict, tables: list, notes: list) -> None:
     tables.append(Table("Response to the total charge", head, rows, names=2))
     notes.append(
         "response: dE/dQ by differences beside the chemical potential of the charge model; "
-        "they agree where the charge energy is the energy, not where charges are inputs of a network"
+        "they agree where the charge energy is the energy, not where charges feed a network"
     )
 
 

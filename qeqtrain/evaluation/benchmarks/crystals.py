@@ -98,20 +98,23 @@ def mean_error(values: Sequence[Mapping[str, Any]], ours: str, theirs: str) -> f
 
 
 def beside_published(
-    title: str, columns: Mapping[str, str], ours: Mapping[str, float], folder: str
+    title: str,
+    columns: Mapping[str, str],
+    ours: Mapping[str, Mapping[str, float]],
+    folder: str,
 ) -> tuple[Table, list[str]]:
-    """Make the table of our mean absolute errors above the published ones of other models.
+    """Make the table of our mean absolute errors above published ones of other models.
 
     Args:
         title: of the table.
         columns: heading by column of the published file.
-        ours: errors by the same columns.
+        ours: name of each row of ours: errors by the same columns.
         folder: with the published files, if the user gave one.
 
     Returns:
         The table, and notes on it.
     """
-    rows = [["this model", *(number(ours[c]) for c in columns)]]
+    rows = [[name, *(number(errors[c]) for c in columns)] for name, errors in ours.items()]
     notes = []
     try:
         for row in published_rows(folder):

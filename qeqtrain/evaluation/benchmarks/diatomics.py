@@ -268,10 +268,9 @@ def _curves_table(values: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _pages(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
     names = list(values)
-    pages = [names[i : i + PANELS] for i in range(0, len(names), PANELS)]
-    return {
-        f"curves-{i + 1}": _page({n: values[n] for n in page}) for i, page in enumerate(pages)
-    }
+    starts = range(0, len(names), PANELS)
+    pages = [{n: values[n] for n in names[i : i + PANELS]} for i in starts]
+    return {f"curves-{i}": _page(page) for i, page in enumerate(pages, 1)}
 
 
 def _page(values: Mapping[str, Mapping[str, Any]]) -> Figure:

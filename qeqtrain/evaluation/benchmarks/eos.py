@@ -186,7 +186,7 @@ def read_crystals(file: str) -> dict[str, Atoms]:
     for i, atoms in enumerate(found):
         if not atoms.pbc.all():
             raise UserMistake(f"structures={file}: structure {i} is not periodic")
-        name = atoms.get_chemical_formula(empirical=True)
+        name = atoms.get_chemical_formula("metal", empirical=True)
         named[name if name not in named else f"{name}-{i}"] = atoms
     return named
 

@@ -18,7 +18,6 @@ from ase.data import chemical_symbols
 from ase.md.md import MolecularDynamics
 from ase.md.nose_hoover_chain import IsotropicMTKNPT, NoseHooverChainNVT
 from ase.md.nptberendsen import NPTBerendsen
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
 
 from qeqtrain.calculator import QeqCalculator
@@ -239,8 +238,10 @@ class Md(Suite[MdSettings]):
         atoms.info["charge"] = 0.0
         atoms.calc = QeqCalculator(potential)
         rng = np.random.default_rng(self.settings.seed)
-        MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-        Stationary(atoms)
+        mass = atoms.get_masses()[:, None]
+        momenta = rng.normal(size=(len(atoms), 3)) * np.sqrt(mass * units.kB * temperature)
+        momenta -= mass / mass.sum() * momenta.sum(axis=0)  # the whole stays where it is
+        atoms.set_momenta(momenta)
 
     def findings(self, rows: Sequence[Row]) -> Findings:
         """Say what the runs gave."""

@@ -112,7 +112,7 @@ class Phonon(Suite[PhononSettings]):
         table, notes = beside_published(
             "Mean absolute error (J/K per mole of cells, at 300 K)",
             {"CV": "heat capacity"},
-            {"CV": error},
+            {"this model": {"CV": error}},
             self.settings.references,
         )
         notes.append(
@@ -190,8 +190,8 @@ def heat_capacity(
         warnings.simplefilter("ignore")
         phonon.run_mesh(settings.mesh)
         phonon.run_thermal_properties(temperatures=[TEMPERATURE])
-    lowest = float(phonon.get_mesh_dict()["frequencies"].min())
-    return float(phonon.get_thermal_properties_dict()["heat_capacity"][0]), lowest
+        capacity = phonon.thermal_properties.heat_capacity
+    return float(capacity[0]), float(phonon.mesh.frequencies.min())
 
 
 def _per_atom(row: Mapping[str, Any]) -> dict[str, float]:

@@ -98,7 +98,8 @@ def _head(suite: Suite[Any], potential: Potential) -> dict[str, Any]:
 
 
 def _as_line(row: Row) -> dict[str, Any]:
-    line: dict[str, Any] = {"task": row.task, "seconds": round(row.seconds, 4)}
+    spent = {"seconds": row.seconds, "cpu": row.cpu}
+    line: dict[str, Any] = {"task": row.task, **spent}
     return line | ({"failed": row.failed} if row.failed else {"values": dict(row.values)})
 
 
@@ -124,6 +125,7 @@ def _read_rows(file: Path, head: Mapping[str, Any]) -> dict[str, Row]:
                 values.get("values", {}),
                 values.get("failed", ""),
                 values["seconds"],
+                values["cpu"],
             )
         except (ValueError, KeyError, TypeError):
             raise UserMistake(f"{file}: a damaged line, {line[:60]!r}; remove it") from None
@@ -164,7 +166,7 @@ def _open_rows(file: Path, head: Mapping[str, Any]) -> Any:
 
 def measure(suite: Suite[Any], potential: Potential, task: Task) -> Row:
     """Measure one task; what goes wrong with it becomes its row."""
-    started = time.perf_counter()
+    started = time.perf_counter(), time.process_time()
     values: Mapping[str, Any] = {}
     failed = ""
     try:
@@ -177,7 +179,8 @@ def measure(suite: Suite[Any], potential: Potential, task: Task) -> Row:
     except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         # What a structure or a model can bring about: blown-up geometry, a singular matrix.
         failed = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return Row(task.name, values, failed, time.perf_counter() - started)
+    wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+    return Row(task.name, values, failed, round(wall, 4), round(cpu, 4))
 
 
 def _measured(

@@ -204,8 +204,11 @@ def _plot(values: Sequence[Mapping[str, Any]]) -> Figure:
     left.set_ylabel("time of one call (ms)")
     right.plot(atoms, [v["memory_MB"] for v in values], "o-", color=COLORS[1], ms=4)
     right.set_ylabel("memory above the model's own (MB)")
+    left.set_yscale("log")
+    if all(v["memory_MB"] > 0.0 for v in values):
+        right.set_yscale("log")
     for axes in (left, right):
-        axes.set(xscale="log", yscale="log")
+        axes.set_xscale("log")
         axes.set_xlabel("atoms")
         axes.grid(color="0.92", linewidth=0.6, which="both")
         axes.set_axisbelow(True)

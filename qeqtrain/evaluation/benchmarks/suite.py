@@ -72,12 +72,14 @@ class Row:
         values: plain values as measured; empty if it failed.
         failed: why it failed, or nothing.
         seconds: that it took.
+        cpu: seconds of its process.
     """
 
     task: str
     values: Mapping[str, Any] = field(default_factory=dict)
     failed: str = ""
     seconds: float = 0.0
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True)

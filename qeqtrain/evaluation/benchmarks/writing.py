@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qeqtrain.data.progress import duration
 from qeqtrain.evaluation.benchmarks.suite import Findings, Plan, Row, Suite, plain_settings
 
 RESULTS = "results.json"
@@ -20,8 +21,8 @@ def write_suite(
 
     Returns:
         What results.json holds: ``suite``, ``settings``, ``notes``, ``numbers`` (the summary),
-        ``measured``, ``failed`` (reasons by task), ``seconds`` (of all tasks, one after the
-        other), ``card``, ``rows`` (values by task).
+        ``measured``, ``failed`` (reasons by task), ``seconds`` and ``cpu_seconds`` (of all
+        tasks, one after the other), ``card``, ``rows`` (values by task).
     """
     results = {
         "suite": suite.name,
@@ -31,6 +32,7 @@ def write_suite(
         "measured": sum(not row.failed for row in rows),
         "failed": {row.task: row.failed for row in rows if row.failed},
         "seconds": round(sum(row.seconds for row in rows), 2),
+        "cpu_seconds": round(sum(row.cpu for row in rows), 2),
         "card": findings.card,
         "rows": {row.task: row.values for row in rows if not row.failed},
     }
@@ -76,10 +78,10 @@ def finite(value: Any) -> Any:
 
 def _facts(rows: Sequence[Row]) -> list[str]:
     failed = sum(bool(row.failed) for row in rows)
-    seconds = sum(row.seconds for row in rows)
+    seconds, cpu = sum(row.seconds for row in rows), sum(row.cpu for row in rows)
     return [
-        f"{len(rows) - failed:,} measured, {failed:,} failed, {seconds:,.0f} s of work "
-        f"({seconds / len(rows):.2g} s each)"
+        f"{len(rows) - failed:,} measured, {failed:,} failed, {duration(seconds)} of work, "
+        f"{duration(cpu)} of CPU ({cpu / len(rows):.2g} s each)"
     ]
 
 
