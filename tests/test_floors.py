@@ -16,8 +16,8 @@ FLOORS = (
     ("neighbors", "physics", "fragments"),
     ("nn",),
     ("models", "data"),
-    ("training",),
-    ("evaluation", "calculator", "testing"),
+    ("training", "calculator"),
+    ("evaluation", "testing"),
     ("recipe",),
     ("cli",),
 )

@@ -24,10 +24,11 @@ from qeqtrain.errors import (
 VERBS = {
     "fit": ("fit", "train a recipe"),
     "evaluate": ("evaluate", "errors per quantity, parity plots and a report"),
+    "benchmark": ("benchmark", "physical benchmarks, beside published models"),
     "predict": ("predict", "label structures with a model"),
     "check": ("check", "say everything that can be wrong with a recipe, before training"),
     "data": ("data", "convert, look at, or generate labelled data"),
-    "list": ("recipes", "recipes, parts, foundation models, families of generated data"),
+    "list": ("recipes", "recipes, parts, foundation models, families of data, benchmarks"),
     "show": ("recipes", "print a recipe with everything it takes from elsewhere"),
     "copy": ("recipes", "write a recipe to a file of your own, to edit"),
 }

@@ -11,7 +11,7 @@ from qeqtrain.cli.arguments import Parser
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.recipe import folders, load_recipe
 
-KINDS = ("recipes", "parts", "models", "families")
+KINDS = ("recipes", "parts", "models", "families", "suites")
 
 
 def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
@@ -41,7 +41,13 @@ def run_list(arguments: argparse.Namespace) -> int:
     if arguments.kind not in KINDS:
         hint = nearest(arguments.kind, KINDS)
         raise UserMistake(f"list {arguments.kind}: expected {', '.join(KINDS)}{hint}")
-    rows = {"recipes": _recipes, "parts": _parts, "models": _models, "families": _families}
+    rows = {
+        "recipes": _recipes,
+        "parts": _parts,
+        "models": _models,
+        "families": _families,
+        "suites": _suites,
+    }
     lines = rows[arguments.kind]()
     width = max((len(name) for name, _ in lines), default=0) + 2
     for name, about in lines:
@@ -86,6 +92,12 @@ def _families() -> list[tuple[str, str]]:
     from qeqtrain.data.generate import FAMILIES
 
     return [(name, family.meaning) for name, family in FAMILIES.items()]
+
+
+def _suites() -> list[tuple[str, str]]:
+    from qeqtrain.evaluation.benchmarks.registry import SUITES
+
+    return list(SUITES.items())
 
 
 def run_show(arguments: argparse.Namespace) -> int:
