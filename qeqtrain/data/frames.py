@@ -68,6 +68,7 @@ class RawFrame:
         info: values of the structure by the file's key.
         arrays: values of the atoms by the file's key, first axis n.
         where: file and index, for messages.
+        index: number of the frame in its file; -1 where frames have names instead.
     """
 
     numbers: np.ndarray
@@ -77,6 +78,7 @@ class RawFrame:
     info: dict[str, object] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     where: str = ""
+    index: int = -1
 
 
 def geometry_digest(structure: Structure) -> int:

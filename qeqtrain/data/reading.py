@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import glob
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from qeqtrain.data.extxyz import read_extxyz
 from qeqtrain.data.frames import RawFrame
+from qeqtrain.data.labels import Conventions
 from qeqtrain.data.runner import is_runner, read_runner
+from qeqtrain.data.streams import Bad, Piece, Stream
 from qeqtrain.errors import UserMistake
 
 READS = (
@@ -91,6 +94,31 @@ def _read_with_ase(path: Path) -> list[RawFrame]:
         cell, where = atoms.cell.array, f"{path}, frame {index}"
         raws.append(RawFrame(numbers, positions, cell, atoms.pbc, info, arrays, where))
     return raws
+
+
+class _Whole(Stream):
+    """A file that is read in one piece."""
+
+    def pieces(self, size: int | None = None) -> list[Piece]:
+        """Give the whole file."""
+        return [Piece(0, -1, 0)]
+
+    def read(self, piece: Piece) -> Iterator[RawFrame | Bad]:
+        """Read all frames."""
+        for index, raw in enumerate(read_raw(self.path)):
+            raw.index = index
+            yield raw
+
+
+def find_reader(path: Path, conventions: Conventions) -> Stream:
+    """Find the reader of a file by looking at it.
+
+    Raises:
+        UserMistake: there is no such file, or no reader understands it.
+    """
+    if not path.exists():
+        raise missing(path)
+    return _Whole(path, conventions)
 
 
 def _looks_like_xyz(head: str) -> bool:
