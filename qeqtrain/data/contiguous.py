@@ -124,17 +124,21 @@ class ContiguousColumn:
         Raises:
             UserMistake: the file is cut short, or a block differs from its checksum.
         """
-        a, b = start * self._width, stop * self._width
-        if a == b:
+        first, size = start * self._width, (stop - start) * self._width
+        if size == 0:
             return
-        first, last = a // BLOCK, (b - 1) // BLOCK
-        for block in range(first, last + 1):
-            if not self._seen[block]:
+        seen, block, last = self._seen, first // BLOCK, (first + size - 1) // BLOCK
+        while block <= last:
+            if not seen[block]:
                 self._check(block)
-        self._fill(a, memoryview(out.reshape(-1).view(np.uint8)))
+            block += 1
+        # Most reads are short, and there are many: this line is what loading costs.
+        if os.preadv(self._file.descriptor, (out,), self._offset + first) != size:
+            self._fill(first, memoryview(out.reshape(-1).view(np.uint8)))
 
     def _fill(self, start: int, out: memoryview) -> None:
-        got = os.preadv(self._file.descriptor, [out], self._offset + start)
+        """Read bytes of the column, in as many calls as it takes."""
+        got = 0
         while got < len(out):
             more = os.preadv(self._file.descriptor, [out[got:]], self._offset + start + got)
             if more == 0:

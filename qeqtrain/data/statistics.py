@@ -1,9 +1,9 @@
 """What a set of frames says on the whole: references, scales, coverage. Float64 throughout.
 
 All of it follows from sums (:mod:`qeqtrain.data.sums`). Those of a whole store stand in it;
-those of a split are taken from the share that every frame has in them, which the store keeps as
-well (:mod:`qeqtrain.data.tally`). What depends on conventions, total charges and multiplicities,
-is counted anew.
+those of a split are taken from the share that every frame has in them, which the store keeps
+as well (:mod:`qeqtrain.data.tally`). What depends on conventions, total charges and
+multiplicities, is counted anew.
 """
 
 from __future__ import annotations

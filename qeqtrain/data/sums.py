@@ -1,13 +1,13 @@
 r"""What a set of frames adds up to: sums that are taken in one pass and joined over parts.
 
 Reference energies are the least-squares solution of :math:`A x = e` (atoms of each element,
-total energies). Normal equations would square the condition of ``A`` and lose the
-millielectronvolts of totals of a million; what is kept instead is the triangular factor of a
-QR decomposition of :math:`(A \,|\, e - A a)`, with ``a`` a first guess of the references. Factors of
-two sets, stacked and decomposed again, are the factor of both (tall-skinny QR; Demmel, Grigori,
-Hoemmen and Langou, SIAM J. Sci. Comput. 34, A206, 2012), so that memory does not grow with the
-number of frames and nothing is lost by the order in which they come. Directions that
-compositions leave open stay out of the solution, which a ridge that goes to zero would give.
+total energies). Normal equations would square the condition of ``A`` and lose the meV of totals
+of a million eV; what is kept instead is the triangular factor of a QR decomposition of
+:math:`(A \,|\, e - A a)`, with ``a`` a first guess of the references. Factors of two sets,
+stacked and decomposed again, are the factor of both (tall-skinny QR; Demmel, Grigori, Hoemmen
+and Langou, SIAM J. Sci. Comput. 34, A206, 2012), so that memory does not grow with the number
+of frames and nothing is lost by the order in which they come. Directions that compositions
+leave open stay out of the solution, which a ridge that goes to zero would give.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Batches sent from one process to another as a single tensor.
 
 Each tensor that a worker hands over costs a file descriptor and a call back to the worker,
-more than reading a whole structure. A batch has some twenty; laid out in one buffer, it has one.
+more than reading a whole structure. A batch has some twenty; laid out in one buffer, it has
+one.
 """
 
 from __future__ import annotations
@@ -46,12 +47,21 @@ def pack(
     for holder, name, tensor in _each(named):
         layout.append((holder, name, tensor.dtype, tuple(tensor.shape), size))
         size += -(-tensor.nbytes // _ALIGNED) * _ALIGNED
-    buffer = np.empty(size, dtype=np.uint8)
+    shared = _buffer(size)
+    buffer = shared.numpy()
     for (_, _, tensor), (*_, start) in zip(_each(named), layout, strict=True):
         values = tensor.detach().contiguous().numpy()
         buffer[start : start + tensor.nbytes] = values.reshape(-1).view(np.uint8)
     cutoffs = {name: edges.cutoff for name, edges in structures.edges.items()}
-    return torch.from_numpy(buffer), layout, cutoffs
+    return shared, layout, cutoffs
+
+
+def _buffer(size: int) -> Tensor:
+    """Memory for a batch; in a worker it is shared from the start, as torch's collate has it."""
+    if torch.utils.data.get_worker_info() is None or size == 0:
+        return torch.empty(size, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(size)
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,))
 
 
 def unpack(

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import multiprocessing
+import os
 import pstats
 import sys
 import tempfile
@@ -63,19 +65,30 @@ def lazily(path: Path) -> Source:
     return Source(columns, name=path.stem, path=path, **vars(header))
 
 
-def rate(batches: FrameBatches, batch: int, workers: int, epochs: int) -> tuple[float, float]:
-    """Structures a second by wall time, and by CPU time of this process."""
+def used_by_others() -> float:
+    """CPU time of the worker processes, s."""
+    ticks = 0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # user and system
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def rate(
+    batches: FrameBatches, batch: int, workers: int, epochs: int
+) -> tuple[float, float, float]:
+    """Seconds a structure: by the clock, CPU of this process, CPU of the workers."""
     plan = BatchPlan(np.ones(len(batches)), float(batch))
     loader = StatefulLoader(batches, plan, workers=workers)
     for _ in loader:  # starts the workers, fills the cache, compares checksums
         pass
-    wall, own = time.perf_counter(), time.process_time()
+    wall, own, others = time.perf_counter(), time.process_time(), used_by_others()
     count = 0
     for epoch in range(1, epochs + 1):
         loader.set_epoch(epoch)
         count += sum(len(one) for one in loader)
     wall, own = time.perf_counter() - wall, time.process_time() - own
-    return count / wall, count / own
+    return wall / count, own / count, (used_by_others() - others) / count
 
 
 def main() -> None:
@@ -107,13 +120,13 @@ def main() -> None:
             profile.runcall(rate, batches, given.batch[-1], 0, given.epochs)
             pstats.Stats(profile, stream=sys.stdout).sort_stats("tottime").print_stats(18)
             return
-        print("batch  workers  structures/s  us each  us of this process")
+        print("batch  workers  structures/s  CPU us: this process  workers  structures/s, core")
         for batch in given.batch:
             for workers in given.workers:
-                wall, own = rate(batches, batch, workers, given.epochs)
+                wall, own, others = rate(batches, batch, workers, given.epochs)
                 print(
-                    f"{batch:5d}  {workers:7d}  {wall:12,.0f}  {1e6 / wall:7.1f}  "
-                    f"{1e6 / own:18.1f}"
+                    f"{batch:5d}  {workers:7d}  {1 / wall:12,.0f}  {1e6 * own:20.1f}  "
+                    f"{1e6 * others:7.1f}  {1 / max(own, others):21,.0f}"
                 )
 
 
