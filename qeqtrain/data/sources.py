@@ -79,6 +79,7 @@ class Source:
         pairs_cutoff: float | None = None,
         unused: Sequence[str] = (),
         sums: Sums | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Take columns and read what is kept of every frame."""
         self.kept_in_memory = isinstance(columns, dict)
@@ -89,7 +90,7 @@ class Source:
         self.name, self.path, self.conventions = name, path, conventions
         self.fingerprint, self.elements = fingerprint, elements
         self.notes, self.unused = list(notes), tuple(unused)
-        self.pairs_cutoff, self._stored_sums = pairs_cutoff, sums
+        self.pairs_cutoff, self._stored_sums, self.shard = pairs_cutoff, sums, shard
         self.sizes = np.asarray(columns["sizes"][()], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
         self.present = {
@@ -256,6 +257,11 @@ class Source:
         return [self.name] * len(self)
 
 
+def joined_fingerprint(prints: Sequence[str]) -> str:
+    """One fingerprint of several files, in this order."""
+    return blake2b("".join(prints).encode(), digest_size=16).hexdigest()
+
+
 def pair_distances(frame: Frame, pairs: Pairs) -> np.ndarray:
     """Distances of a neighbour list, A, shape ``(P,)``."""
     s = frame.structure
@@ -292,8 +298,7 @@ class Joined(Source):
             self.source_ids = unique_ids(self.source_ids)
         self.groups = Chained([p.groups for p in parts])
         self.elements = set().union(*(p.elements for p in parts))
-        state = blake2b("".join(p.fingerprint for p in parts).encode(), digest_size=16)
-        self.fingerprint = state.hexdigest()
+        self.fingerprint = joined_fingerprint([p.fingerprint for p in parts])
         self.notes = [n for p in parts for n in p.notes]
         self.unused = tuple(dict.fromkeys(k for p in parts for k in p.unused))
         cutoffs = {p.pairs_cutoff for p in parts}
@@ -404,6 +409,7 @@ def _open_store(path: Path, conventions: Conventions) -> Source:
         notes=header.notes,
         pairs_cutoff=header.pairs_cutoff,
         sums=header.sums,
+        shard=header.shard,
     )
 
 
@@ -421,6 +427,19 @@ def _open_file(path: Path, conventions: Conventions) -> Source:
     source.path, source.notes = path, notes
     source.unused = choose_keys(raws, conventions, name).unused
     return source
+
+
+def _missing_shards(folder: str | Path, found: Sequence[Source]) -> list[str]:
+    """Say which shards of a folder are not there; stores that are no shards are let be."""
+    count = max((s.shard[1] for s in found), default=1)
+    gone = sorted(set(range(count)) - {s.shard[0] for s in found if s.shard[1] == count})
+    if not gone:
+        return []
+    names = ", ".join(f"{k:05d}.h5" for k in gone[:3])
+    return [
+        f"{folder}: {len(gone):,} of {count:,} shards are missing ({names}); copy them from "
+        "their origin, or convert the data anew"
+    ]
 
 
 def open_source(
@@ -441,7 +460,10 @@ def open_source(
     problems: list[str] = []
     for item in given:
         try:
-            parts += [_open_file(file, conventions) for file in expand(item)]
+            found = [_open_file(file, conventions) for file in expand(item)]
+            if Path(item).expanduser().is_dir():
+                refuse(_missing_shards(item, found), str(item))
+            parts += found
         except UserMistake as mistake:
             problems += mistake.problems
         except PermissionError:

@@ -46,6 +46,7 @@ class Header:
         elements: atomic numbers that occur.
         fingerprint: of the content.
         sums: statistics of all its frames; ``None`` in stores of format 1.
+        shard: which one it is of how many, counted from 0.
     """
 
     conventions: Conventions
@@ -54,12 +55,18 @@ class Header:
     elements: set[int]
     fingerprint: str
     sums: Sums | None
+    shard: tuple[int, int] = (0, 1)
+
+
+def _header_names(attributes: Mapping[str, object]) -> tuple[str, ...]:
+    """Attributes that a header of this format has."""
+    return HEADER if attributes.get("format") == 1 else (*HEADER, "shard")
 
 
 def seal(attributes: Mapping[str, object]) -> str:
     """One checksum over the header, and so over all digests."""
     state = blake2b(digest_size=16)
-    for name in HEADER:
+    for name in _header_names(attributes):
         state.update(f"{name}={attributes[name]};".encode())
     return state.hexdigest()
 
@@ -121,7 +128,7 @@ def open_store(
             raise UserMistake(
                 f"{path} is not complete: its writer was stopped; convert the data again"
             )
-        whole = all(name in attributes for name in (*HEADER, "seal"))
+        whole = all(name in attributes for name in (*_header_names(attributes), "seal"))
         if not whole or seal(attributes) != attributes["seal"]:
             raise UserMistake(
                 f"{path} was altered after it was written (header and seal differ); "
@@ -149,6 +156,7 @@ def open_store(
         elements=set(json.loads(attributes["elements"])),
         fingerprint=fingerprint(digests),
         sums=Sums.from_arrays(read) if f"{PLACE}plain" in read else None,
+        shard=tuple(json.loads(attributes.get("shard", "[0, 1]"))),
     )
     return columns, header
 

@@ -147,6 +147,7 @@ def join(
     conventions: Conventions | None = None,
     notes: Iterable[str] = (),
     pairs_cutoff: float | None = None,
+    shard: tuple[int, int] = (0, 1),
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Join frames of parts, in this order, into one store.
@@ -157,6 +158,7 @@ def join(
         conventions: under which the frames were read.
         notes: what was left out on reading, shown again by ``data info``.
         pairs_cutoff: A, of the neighbour lists that the parts hold.
+        shard: which one this is of how many, counted from 0.
         advance: told how many frames were copied, now and then.
 
     Raises:
@@ -182,7 +184,15 @@ def join(
                     sums = found if sums is None else sums.merge(found)
                 advance(stretch.stop - stretch.start)
             assert sums is not None
-            _finish(file, columns, sums, conventions or Conventions(), notes, pairs_cutoff)
+            attributes: dict[str, object] = {
+                "conventions": json.dumps(
+                    (conventions or Conventions()).as_dict(), sort_keys=True
+                ),
+                "notes": json.dumps(list(notes)),
+                "pairs_cutoff": 0.0 if pairs_cutoff is None else float(pairs_cutoff),
+                "shard": json.dumps(shard),
+            }
+            _finish(file, columns, sums, attributes)
         put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -192,9 +202,7 @@ def _finish(
     file: h5py.File,
     columns: dict[str, _Column],
     sums: Sums,
-    conventions: Conventions,
-    notes: Iterable[str],
-    pairs_cutoff: float | None,
+    attributes: dict[str, object],
 ) -> None:
     """Write statistics, checksums, header and seal, and last the mark that all is there."""
     digests = {}
@@ -204,12 +212,9 @@ def _finish(
     for name in sorted(beside):
         file.create_dataset(name, data=beside[name])
         digests[name] = digest(beside[name])
-    attributes: dict[str, object] = {
+    attributes |= {
         "format": FORMAT,
-        "conventions": json.dumps(conventions.as_dict(), sort_keys=True),
-        "notes": json.dumps(list(notes)),
         "digests": json.dumps(digests, sort_keys=True),
-        "pairs_cutoff": 0.0 if pairs_cutoff is None else float(pairs_cutoff),
         "elements": json.dumps([int(z) for z in sums.elements]),
         "frames": sums.frames,
     }

@@ -57,7 +57,7 @@ def pack(
 
 
 def _buffer(size: int) -> Tensor:
-    """Memory for a batch; in a worker it is shared from the start, as torch's collate has it."""
+    """Memory for a batch; shared from the start in a worker, as torch's collate has it."""
     if torch.utils.data.get_worker_info() is None or size == 0:
         return torch.empty(size, dtype=torch.uint8)
     storage = torch.UntypedStorage._new_shared(size)
