@@ -25,7 +25,8 @@ examples:
 
 What a file does not say itself is said by data.key=value: data.total_charge (error | zero |
 sum_of_charges), data.nan (error | missing), data.aliases.<label>=<key of the file>,
-data.dipole_origin (center_of_mass | coordinates).
+data.dipole_origin (center_of_mass | coordinates), data.valences.<element>=<electrons of its
+potential>, data.hdf5.<what>="<dataset> <unit>" for HDF5 of another layout.
 """
 
 

@@ -193,6 +193,17 @@ def choose_keys(
                 f"{name}: '{doubtful[0]}' is not taken for {label} unasked ({reason}); if it "
                 f"is what you want, say data.aliases.{label}={doubtful[0]}"
             )
+        # Of the other labels the undecided keys are what the chosen one was made of.
+        elif (
+            label == "energy"
+            and doubtful
+            and keys[0] != label
+            and label not in conventions.aliases
+        ):
+            result.notes.append(
+                f"{name}: {label} is read from '{keys[0]}', not from '{doubtful[0]}' "
+                f"({reason}); data.aliases.{label}={doubtful[0]} would choose that"
+            )
     if problems:
         raise UserMistake(*problems)
     used = {k for keys in result.chosen.values() for k in keys}

@@ -56,6 +56,8 @@ class DataSets:
         nan: meaning of a label that is not a number.
         aliases: key of the files to read for a label, ``{"charges": "hirsh_charges"}``.
         dipole_origin: about which point the dipoles of charged frames were taken.
+        valences: valence electrons by element, where charges are counts of electrons.
+        hdf5: where a foreign HDF5 file keeps what, ``{"positions": "xyz bohr"}``.
         batch_structures, batch_atoms, batch_edges: budget of one batch; edges prevail over
             atoms, atoms over structures. Edges are directed, within the longest cutoff that
             is the same for all structures.
@@ -75,6 +77,8 @@ class DataSets:
         nan: NanPolicy = "error",
         aliases: dict[str, str | None] | None = None,
         dipole_origin: DipoleOrigin | None = None,
+        valences: dict[str, float] | None = None,
+        hdf5: dict[str, str] | None = None,
         batch_structures: int | None = 8,
         batch_atoms: int | None = None,
         batch_edges: int | None = None,
@@ -88,7 +92,8 @@ class DataSets:
         self._split = {} if split_file else dict(split or {})
         self._split = {k: v for k, v in self._split.items() if not self._files.get(k)}
         self._split_by, self._split_file = split_by, split_file
-        self._options = Conventions(total_charge, nan, dict(aliases or {}), dipole_origin)
+        mappings = dict(aliases or {}), dipole_origin, dict(valences or {}), dict(hdf5 or {})
+        self._options = Conventions(total_charge, nan, *mappings)
         self._budgets = {
             "structures": batch_structures,
             "atoms": batch_atoms,

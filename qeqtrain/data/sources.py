@@ -30,7 +30,8 @@ from qeqtrain.data.frames import (
 )
 from qeqtrain.data.keys import choose_keys
 from qeqtrain.data.labels import LABELS, Conventions
-from qeqtrain.data.reading import expand, missing, read_raw, short_name
+from qeqtrain.data.reading import expand, missing, short_name
+from qeqtrain.data.streams import Bad, open_stream
 from qeqtrain.data.sums import Sums, sums_of
 from qeqtrain.data.tally import PREFIX, tally_by_blocks
 from qeqtrain.data.texts import Chained, Groups, Texts, repeated
@@ -418,8 +419,14 @@ def _open_file(path: Path, conventions: Conventions) -> Source:
         raise missing(path)
     if store.is_store(path):
         return _open_store(path, conventions)
-    raws = read_raw(path)
+    raws, bad = [], []
+    for raw in open_stream(path, conventions).frames():
+        if isinstance(raw, Bad):
+            bad.append(f"{raw.id}: {raw.reason}")
+        else:
+            raws.append(raw)
     name = short_name(path)
+    refuse(bad, name)
     if not raws:
         raise UserMistake(f"{path} holds no frames")
     frames, notes = convert_frames(raws, conventions, name)
