@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from qeqtrain.data.labels import Conventions
+from qeqtrain.data.labels import Conventions, plural
 from qeqtrain.data.pieces import Rules
+from qeqtrain.data.progress import duration
 from qeqtrain.data.rejected import OnBad, list_rejected, rejected_ids
 from qeqtrain.data.shards import write_result
 from qeqtrain.data.work import (
@@ -41,13 +42,14 @@ class Converted:
         path: of the result, a file or a folder of shards.
         frames, atoms: written.
         labels: frames with each label.
-        rejected: frames that were left out, by reason; the ids of the first few of each.
+        rejected: ids of the first few frames that were left out, by reason.
+        rejected_counts: how many were, by reason.
         rejected_file: where all of them are listed; ``None`` if there are none.
         notes: what was left out of frames that were written.
         unused: keys that no label was taken from.
         resumed: pieces that an earlier conversion had finished.
         pieces: all of them.
-        fingerprint: of the content; empty for extended XYZ.
+        fingerprint: of the content.
         bytes: of the result.
         seconds: wall time.
     """
@@ -66,6 +68,24 @@ class Converted:
     fingerprint: str
     bytes: int
     seconds: float
+
+    def told(self) -> list[str]:
+        """Say it in lines of text."""
+        lines = [
+            f"{self.path}: {plural(self.frames, 'structure')}, {plural(self.atoms, 'atom')}, "
+            f"{self.bytes / 2**20:,.1f} MiB in {duration(self.seconds)}"
+        ]
+        if self.rejected_file is not None:
+            total = sum(self.rejected_counts.values())
+            lines.append(f"  {plural(total, 'structure')} left out ({self.rejected_file}):")
+            for reason, ids in self.rejected.items():
+                count = self.rejected_counts[reason]
+                more = ", ..." if count > len(ids) else ""
+                lines.append(f"  {count:9,}  {reason} ({', '.join(ids)}{more})")
+        lines += [f"  {note}" for note in self.notes]
+        if self.unused:
+            lines.append(f"  keys not used: {', '.join(self.unused)}")
+        return lines
 
 
 def convert(
@@ -155,9 +175,7 @@ def _check(
     if not stored and path.suffix not in {".xyz", ".extxyz"}:
         problems.append(f"{path}: expected a name that ends in .h5 (store) or .extxyz")
     if pairs_cutoff is not None and not 0 < pairs_cutoff < float("inf"):
-        problems.append(
-            f"the cutoff of neighbour lists is {pairs_cutoff} A; expected a length above 0"
-        )
+        problems.append(f"--pairs-cutoff is {pairs_cutoff}; expected a length in A above 0")
     if pairs_cutoff is not None and not stored:
         problems.append(
             "neighbour lists go into a store only; write to a name that ends in .h5"
