@@ -91,6 +91,17 @@ def geometry(structure: PymatgenStructure) -> tuple[np.ndarray, np.ndarray, np.n
     return np.array(numbers, dtype=np.int64), positions, cell
 
 
+def _with_nan(text: bytes) -> Any:
+    """Read a document with NaN or Infinity, which is no JSON, but Python writes it."""
+    document = json.loads(text)
+    structure = document.get("structure")
+    sites = structure.get("sites") if isinstance(structure, dict) else None
+    for site in sites if isinstance(sites, list) else []:
+        if isinstance(site, dict) and site.get("xyz") is not None:
+            site.pop("abc", None)  # left as text otherwise, which this is no longer
+    return document
+
+
 def reason(error: BaseException) -> str:
     """Say in one line what is wrong with a document."""
     if isinstance(error, RecursionError):
@@ -157,8 +168,7 @@ class JsonStream(Stream, Generic[Document]):
             except msgspec.ValidationError:
                 raise
             except msgspec.DecodeError:
-                # NaN and Infinity are no JSON, but Python writes them.
-                document = msgspec.convert(json.loads(member.text), self.document)
+                document = msgspec.convert(_with_nan(member.text), self.document)
             return self.frame(cast("Document", document), member.keys)
         except (*_UNREADABLE, ValueError) as error:
             return Bad(name or f"{self.path}: {member.text[:40]!r}", reason(error))
