@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from qeqtrain.data.labels import plural
 from qeqtrain.neighbors import completed_cell
 from qeqtrain.structures import Structure
 
 CLOSEST = 0.1  # A; nuclei nearer than this are a reader's or a writer's error
+
+DENSEST = 2.0  # atoms per A^3; three times what any material under pressure reaches
 
 
 def closest_distance(positions: np.ndarray) -> float:
@@ -48,6 +51,13 @@ def geometry_mistakes(structure: Structure) -> list[str]:
             completed_cell(structure.cell, structure.pbc)
         except ValueError as error:
             problems.append(f"periodic, but {error}")
+        else:
+            volume = abs(float(np.linalg.det(structure.cell)))
+            if structure.pbc.all() and len(structure) > DENSEST * volume:
+                problems.append(
+                    f"the cell of {volume:.3g} A^3 holds {plural(len(structure), 'atom')}; "
+                    "check the units of the cell (A)"
+                )
     if structure.electric_field is not None and not np.isfinite(structure.electric_field).all():
         problems.append("electric_field is not a number; expected three, in V/A")
     return problems
