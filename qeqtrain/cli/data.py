@@ -21,12 +21,15 @@ EPILOG = """\
 examples:
   qeqtrain data info train.extxyz
   qeqtrain data convert train.extxyz more.extxyz train.h5 data.total_charge=zero
+  qeqtrain data convert MPtrj_2022.9_full.json mptrj/ --shard-frames 200000 --pairs-cutoff 5 \\
+      --on-bad skip --max-force 50 data.total_charge=zero
   qeqtrain data generate alkali_halides cells.h5 --count 200 --workers 2
 
 What a file does not say itself is said by data.key=value: data.total_charge (error | zero |
 sum_of_charges), data.nan (error | missing), data.aliases.<label>=<key of the file>,
 data.dipole_origin (center_of_mass | coordinates), data.born_charges_order
-(dipole_displacement | displacement_dipole).
+(dipole_displacement | displacement_dipole), data.valences.<element>=<electrons of its
+potential>, data.hdf5.<what>="<dataset> <unit>" for HDF5 of another layout.
 """
 
 
@@ -37,7 +40,9 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     parser.epilog = EPILOG
     parser.usage = (
         "qeqtrain data info PATH... [--json FILE] [data.key=value ...]\n"
-        "       qeqtrain data convert SRC... OUT [--pairs-cutoff A] [data.key=value ...]\n"
+        "       qeqtrain data convert SRC... OUT [--pairs-cutoff A] [--workers W]\n"
+        "           [--shard-frames N] [--max-force F] [--on-bad skip|error]\n"
+        "           [data.key=value ...]\n"
         "       qeqtrain data generate FAMILY OUT --count N [--seed S] [--workers W]"
     )
     parser.add_argument("what", choices=None, help="info, convert or generate")
@@ -49,14 +54,32 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     parser.add_argument("--count", type=int, metavar="N", help="generate: how many structures")
     parser.add_argument("--seed", type=int, metavar="S", help="generate: 0 unless given")
     parser.add_argument(
-        "--workers", type=int, metavar="W", help="generate: all cores by default"
+        "--workers", type=int, metavar="W", help="convert, generate: all cores by default"
+    )
+    parser.add_argument(
+        "--shard-frames",
+        type=int,
+        metavar="N",
+        help="convert: OUT is a folder of stores of so many structures",
+    )
+    parser.add_argument(
+        "--max-force",
+        type=float,
+        metavar="F",
+        help="convert: a structure with a larger force on an atom, eV/A, is bad",
+    )
+    parser.add_argument(
+        "--on-bad",
+        metavar="skip|error",
+        help="convert: leave bad structures out and list them in OUT.rejected.csv, or stop "
+        "(by default)",
     )
     return run
 
 
 _OPTIONS = {
     "info": ("json",),
-    "convert": ("pairs_cutoff",),
+    "convert": ("pairs_cutoff", "workers", "shard_frames", "max_force", "on_bad"),
     "generate": ("count", "seed", "workers"),
 }
 
@@ -109,20 +132,27 @@ def run_convert(arguments: argparse.Namespace) -> int:
     if len(paths) < 2:
         raise UserMistake("data convert: expected SRC... OUT, such as train.extxyz train.h5")
     *sources, out = paths
-    refuse_unwritable(Path(out))
-    if any(Path(s).exists() and Path(out).exists() and Path(out).samefile(s) for s in sources):
+    path = Path(out)
+    if arguments.shard_frames is None:
+        refuse_unwritable(path)
+    else:
+        refuse_unwritable(folders=[path])
+    if any(Path(s).exists() and path.exists() and path.samefile(s) for s in sources):
         raise UserMistake(f"{out}: is a file that is read; choose another name")
-    cutoff = arguments.pairs_cutoff
-    if cutoff is not None and not 0 < cutoff < float("inf"):
-        raise UserMistake(f"--pairs-cutoff {cutoff}: expected a length in A above 0")
     conventions = conventions_of(overrides)
     from qeqtrain.data.convert import convert
 
-    done = convert(sources, Path(out), conventions, pairs_cutoff=cutoff)
-    sys.stdout.write(f"{out}: {done['frames']:,} structures, {done['atoms']:,} atoms\n")
-    notes = done["notes"]
-    if isinstance(notes, list):
-        sys.stdout.writelines(f"  {note}\n" for note in notes)
+    done = convert(
+        sources,
+        path,
+        conventions,
+        pairs_cutoff=arguments.pairs_cutoff,
+        workers=_cores() if arguments.workers is None else arguments.workers,
+        shard_frames=arguments.shard_frames,
+        max_force=arguments.max_force,
+        on_bad=arguments.on_bad or "error",
+    )
+    sys.stdout.write("\n".join(done.told()) + "\n")
     return 0
 
 

@@ -94,7 +94,10 @@ def conventions_for(
     trained_with: Mapping[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:
     """Conventions to read files with: the model's own, and what the command line changes."""
-    known = ("total_charge", "nan", "aliases", "dipole_origin", "born_charges_order")
+    known = (
+        *("total_charge", "nan", "aliases", "dipole_origin", "born_charges_order"),
+        *("valences", "hdf5"),
+    )
     own = {key: trained_with[key] for key in known if key in trained_with}
     return override_data(own, overrides)
 

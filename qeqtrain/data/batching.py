@@ -12,14 +12,16 @@ from torch import Tensor
 
 from qeqtrain.data.columns import compact_pairs
 from qeqtrain.data.frames import Frame
+from qeqtrain.data.gathering import Gathering
 from qeqtrain.data.labels import LABELS
 from qeqtrain.data.plan import BatchPlan
 from qeqtrain.data.sources import Source
+from qeqtrain.data.transfer import Layout, pack, unpack
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach, with_pairs
 from qeqtrain.structures import Edges, Pairs, Structures, collate
 
-_PAIR_MEMORY = 2**30  # bytes of neighbour lists kept in one process
+_PAIR_MEMORY = 2**29  # bytes of neighbour lists kept in one process
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ class Batch:
         """Count the structures, B."""
         return len(self.ids)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go to another process as one tensor."""
+        if self.structures.positions.device.type != "cpu":
+            return super().__reduce__()  # type: ignore[return-value]  # a tuple all the same
+        others = {"labels": self.labels, "present": self.present}
+        return _unpacked, (*pack(self.structures, others), self.ids)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Move every tensor to a device."""
         return Batch(
@@ -59,6 +68,13 @@ class Batch:
             {k: v.pin_memory() for k, v in self.present.items()},
             self.ids,
         )
+
+
+def _unpacked(
+    buffer: Tensor, layout: Layout, cutoffs: dict[str, float], ids: tuple[str, ...]
+) -> Batch:
+    structures, others = unpack(buffer, layout, cutoffs)
+    return Batch(structures, others.get("labels", {}), others.get("present", {}), ids)
 
 
 def _no_structures(cutoffs: Mapping[str, Reach]) -> Structures:
@@ -114,10 +130,11 @@ def collate_frames(
 
 
 class FrameBatches:
-    """Frames of a source as batches, neighbour lists found once and kept.
+    """Frames of a source as batches, gathered from its flat arrays.
 
-    Kept are lists whose cutoff is a number, as a backbone's. Where a rule gives the cutoff of
-    every structure (the Coulomb sum of a crystal), lists are long and are made for each batch.
+    Neighbour lists come from the source where it holds them; others are found once and kept,
+    if their cutoff is a number, as a backbone's. Where a rule gives the cutoff of every
+    structure (the Coulomb sum of a crystal), lists are long and are made for each batch.
 
     Args:
         source: frames; sent to worker processes as its path or its arrays.
@@ -138,48 +155,52 @@ class FrameBatches:
         self.labels = tuple(labels)
         self.cutoffs = dict(cutoffs)
         self.origins = np.arange(len(source)) if origins is None else np.asarray(origins)
-        self._frames: dict[int, Frame] = {}
+        self._pairs: dict[tuple[int, float], Pairs] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
         """Count the frames."""
         return len(self.origins)
 
+    def _list(self, origin: int, cutoff: float, frame: Frame | None = None) -> Pairs:
+        """Neighbour list of a frame of the source, kept where it had to be found."""
+        known = self._pairs.get((origin, cutoff))
+        if known is None:
+            known = compact_pairs(self.source.pairs(origin, cutoff, frame))
+            holds = self.source.pairs_cutoff
+            if (holds is None or holds < cutoff) and self._bytes < _PAIR_MEMORY:
+                self._pairs[origin, cutoff] = known
+                self._bytes += 500 + 7 * len(known)
+        return known
+
     def frame(self, i: int) -> Frame:
-        """Frame with the neighbour lists that are kept."""
-        i = int(i)
-        known = self._frames.get(i)
-        if known is not None:
-            return known
-        origin = int(self.origins[i])
+        """Frame with the neighbour lists that are kept or stored."""
+        origin = int(self.origins[int(i)])
         frame = self.source[origin]
-        found: dict[float, Pairs] = {}
-        pairs = {}
-        for consumer, cutoff in self.cutoffs.items():
-            if callable(cutoff):
-                continue
-            if cutoff not in found:
-                found[cutoff] = compact_pairs(self.source.pairs(origin, cutoff, frame))
-            pairs[consumer] = found[cutoff]
-        frame = replace(frame, structure=replace(frame.structure, pairs=pairs))
-        if self._bytes < _PAIR_MEMORY:
-            self._frames[i] = frame
-            self._bytes += 2000 + sum(7 * len(p) for p in found.values())
-            if not self.source.kept_in_memory:
-                self._bytes += 100 * len(frame)
-        return frame
+        pairs = {
+            consumer: self._list(origin, cutoff, frame)
+            for consumer, cutoff in self.cutoffs.items()
+            if not callable(cutoff)
+        }
+        return replace(frame, structure=replace(frame.structure, pairs=pairs))
+
+    def complete(self, i: int) -> Frame:
+        """Frame with all neighbour lists that the model asks for."""
+        frame = self.frame(i)
+        return replace(frame, structure=with_pairs(frame.structure, self.cutoffs))
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """Batch of the frames with these indices."""
-        frames = [self._complete(i) for i in indices]
-        return collate_frames(frames, self.labels, self.cutoffs)
-
-    def _complete(self, i: int) -> Frame:
-        """Frame with all neighbour lists that the model asks for."""
-        frame = self.frame(i)
-        if len(frame.structure.pairs) == len(self.cutoffs):
-            return frame
-        return replace(frame, structure=with_pairs(frame.structure, self.cutoffs))
+        if len(indices) == 0 or any("fragment" in p.columns for p in self.source.parts):
+            # Fragments are numbered anew in every structure, which takes it as a whole.
+            frames = [self.complete(i) for i in indices]
+            return collate_frames(frames, self.labels, self.cutoffs)
+        origins = self.origins[np.asarray(indices, dtype=np.int64)]
+        gathering = Gathering(self.source, origins)
+        structures = gathering.structures(self.cutoffs, self._list)
+        labels, present = gathering.labels(self.labels)
+        ids = self.source.source_ids
+        return Batch(structures, labels, present, tuple(ids[i] for i in origins.tolist()))
 
     def pair_counts(self, consumer: str) -> np.ndarray:
         """Neighbour pairs of every frame, each counted once, shape ``(n,)``.
@@ -187,7 +208,12 @@ class FrameBatches:
         Args:
             consumer: one whose cutoff is a number.
         """
-        counts = (len(self.frame(i).structure.pairs[consumer]) for i in range(len(self)))
+        cutoff = self.cutoffs[consumer]
+        assert not callable(cutoff)
+        stored = self.source.pair_counts(cutoff)
+        if stored is not None:
+            return stored[self.origins]
+        counts = (len(self._list(i, cutoff)) for i in self.origins.tolist())
         return np.fromiter(counts, dtype=np.int64, count=len(self))
 
     def __getitems__(self, indices: list[int]) -> Batch:
@@ -199,8 +225,8 @@ class FrameBatches:
         return self.batch([i])
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave the kept frames behind when sent to another process."""
-        return {**self.__dict__, "_frames": {}, "_bytes": 0}
+        """Leave the kept lists behind when sent to another process."""
+        return {**self.__dict__, "_pairs": {}, "_bytes": 0}
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qeqtrain.data.sources import Source
-from qeqtrain.data.statistics import compositions, fit_references
+from qeqtrain.data.statistics import compositions
+from qeqtrain.data.sums import fit_references
 
 _UNDETERMINED = 1e-8  # of the largest singular value; rounding is far below
 

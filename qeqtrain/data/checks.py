@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from qeqtrain.data.labels import plural
 from qeqtrain.neighbors import completed_cell
 from qeqtrain.structures import Structure
 
+_DENSE = 200  # atoms; for more a tree is faster than a matrix
 CLOSEST = 0.1  # A; nuclei nearer than this are a reader's or a writer's error
+
+DENSEST = 2.0  # atoms per A^3; three times what any material under pressure reaches
 
 
 def closest_distance(positions: np.ndarray) -> float:
@@ -15,14 +21,37 @@ def closest_distance(positions: np.ndarray) -> float:
     n = len(positions)
     if n < 2:
         return np.inf
-    if n > 64:
+    if n > _DENSE:
         from scipy.spatial import cKDTree
 
         distances, _ = cKDTree(positions).query(positions, k=2)
         return float(distances[:, 1].min())
-    squares = ((positions[:, None] - positions[None]) ** 2).sum(-1)
-    squares[np.arange(n), np.arange(n)] = np.inf
-    return float(np.sqrt(squares.min()))
+    # One matrix product finds the pair; what it loses to rounding is computed anew.
+    arms = positions - positions[0]
+    gram = arms @ arms.T
+    lengths = gram.diagonal()
+    squares = lengths[:, None] - (gram + gram)
+    squares += lengths
+    squares.flat[:: n + 1] = np.inf
+    i, j = divmod(int(squares.argmin()), n)
+    return float(np.linalg.norm(positions[i] - positions[j]))
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether all values are numbers; a sum of squares that is one settles it."""
+    flat = values.ravel()
+    return math.isfinite(float(flat @ flat)) or bool(np.isfinite(flat).all())
+
+
+def _spans(cell: np.ndarray) -> bool:
+    """Whether three vectors surely span a cell; when in doubt they do not.
+
+    The smallest singular value is at least the determinant over the squared norm.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = cell.tolist()
+    volume = abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+    square = a * a + b * b + c * c + d * d + e * e + f * f + g * g + h * h + i * i
+    return volume > 2e-6 * max(square**0.5, 1.0) * square
 
 
 def geometry_mistakes(structure: Structure) -> list[str]:
@@ -31,23 +60,31 @@ def geometry_mistakes(structure: Structure) -> list[str]:
         return ["there are no atoms; remove the frame"]
     problems = []
     numbers = structure.numbers
-    if numbers.min() < 1 or numbers.max() > 118:
+    smallest, largest = int(numbers.min()), int(numbers.max())
+    if smallest < 1 or largest > 118:
         bad = sorted({int(z) for z in numbers if not 1 <= z <= 118})
         problems.append(f"atomic numbers {bad} are no elements; expected 1 to 118")
-    if not np.isfinite(structure.positions).all():
+    if not all_finite(structure.positions):
         problems.append("positions are not numbers (NaN or infinite); remove the frame")
     elif (near := closest_distance(structure.positions)) < CLOSEST:
         problems.append(
             f"two atoms are {near:.3g} A apart, nearer than {CLOSEST} A; check the units "
             "(positions in A) and the frame"
         )
-    if not np.isfinite(structure.cell).all():
+    if not all_finite(structure.cell):
         problems.append("the cell is not finite; remove the frame")
-    elif structure.pbc.any():
+    elif structure.pbc.any() and not (structure.pbc.all() and _spans(structure.cell)):
         try:
             completed_cell(structure.cell, structure.pbc)
         except ValueError as error:
             problems.append(f"periodic, but {error}")
+        else:
+            volume = abs(float(np.linalg.det(structure.cell)))
+            if structure.pbc.all() and len(structure) > DENSEST * volume:
+                problems.append(
+                    f"the cell of {volume:.3g} A^3 holds {plural(len(structure), 'atom')}; "
+                    "check the units of the cell (A)"
+                )
     if structure.electric_field is not None and not np.isfinite(structure.electric_field).all():
         problems.append("electric_field is not a number; expected three, in V/A")
     return problems

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qeqtrain.data import tally
 from qeqtrain.data.frames import Frame, geometry_digest
 from qeqtrain.data.labels import LABELS
 from qeqtrain.structures import Pairs, Structure
@@ -28,8 +29,35 @@ OPTIONAL: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(_FRAGMENTS, ()),
 }
 """What a frame may lack; NaN then. Shape for one structure, or for one atom."""
+COUNTED_BY = {
+    "atom": "sizes",
+    "pair": "pairs/counts",
+    "element": "tally/kinds",
+    "source_id": "source_id/lengths",
+    "group": "group/lengths",
+}
+"""What there can be several of in a frame, and the column that says how many."""
 BY_GEOMETRY = "geometry:"  # prefix of groups that nobody stated
+_OF_ELEMENTS = {tally.PREFIX + name for name in tally.BY_ELEMENT}
+_DERIVED = ("pairs/", "checks/", "statistics/", tally.PREFIX)  # follow from the rest
 _SLAB = 2**24  # bytes read at a time for a digest
+
+
+def counted_as(column: str) -> str | None:
+    """What the rows of a column are: a key of :data:`COUNTED_BY`, ``None`` for frames."""
+    folder, _, name = column.rpartition("/")
+    if column in PER_ATOM or (folder == "labels" and LABELS[name].per_atom):
+        return "atom"
+    if folder == "pairs" and name != "counts":
+        return "pair"
+    if column in _OF_ELEMENTS:
+        return "element"
+    return folder if name == "characters" else None
+
+
+def absent_value(column: str) -> float:
+    """What stands where a frame lacks what others have: zero under a mask, or NaN."""
+    return 0.0 if "/" in column else np.nan
 
 
 def digest(array: np.ndarray) -> str:
@@ -48,13 +76,6 @@ def encode_texts(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     parts = [t.encode() for t in texts]
     lengths = np.fromiter((len(p) for p in parts), dtype=np.int32, count=len(parts))
     return np.frombuffer(b"".join(parts), dtype=np.uint8), lengths
-
-
-def decode_texts(characters: np.ndarray, lengths: np.ndarray) -> list[str]:
-    """Read texts back."""
-    joined = characters.tobytes()
-    ends = np.cumsum(lengths, dtype=np.int64).tolist()
-    return [joined[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def compact_pairs(pairs: Pairs, index: type | None = None) -> Pairs:
@@ -171,9 +192,9 @@ def _fragments_at(columns: Mapping[str, np.ndarray], rows: slice) -> dict[str, A
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:
-    """One fingerprint for all columns; neighbour lists follow from the rest."""
+    """One fingerprint for all columns, but for those that follow from the rest."""
     state = blake2b(digest_size=16)
-    for name in sorted(d for d in digests if not d.startswith("pairs/")):
+    for name in sorted(d for d in digests if not d.startswith(_DERIVED)):
         state.update(f"{name}={digests[name]};".encode())
     return state.hexdigest()
 

@@ -10,12 +10,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from qeqtrain.data.elements import ATOMIC_NUMBERS
 from qeqtrain.data.frames import RawFrame
+from qeqtrain.data.labels import Conventions
+from qeqtrain.data.streams import Bad, Piece
+from qeqtrain.data.text_stream import LONGEST, TextStream
 from qeqtrain.errors import UserMistake
 
 # key=value with value bare, in double or single quotes, in braces, or in (JSON) brackets
@@ -118,7 +124,7 @@ def _atoms(lines: list[str], spec: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _frame(comment: str, lines: list[str], where: str) -> RawFrame:
+def _frame(comment: str, lines: list[str], where: str, index: int) -> RawFrame:
     info = parse_comment(comment)
     spec = str(info.pop("Properties", _PLAIN))
     arrays = _atoms(lines, _PLAIN if spec == _PLAIN else spec)
@@ -141,9 +147,90 @@ def _frame(comment: str, lines: list[str], where: str) -> RawFrame:
         raise ValueError(f"Lattice has {cell.size} numbers; expected 9")
     cell = np.diag(cell.ravel()) if cell.size == 3 else cell.reshape(3, 3)
     pbc = np.asarray(info.pop("pbc", [lattice is not None] * 3), dtype=bool)
-    return RawFrame(
-        numbers, arrays.pop("pos"), cell, np.broadcast_to(pbc, 3).copy(), info, arrays, where
-    )
+    pbc = np.broadcast_to(pbc, 3).copy()
+    return RawFrame(numbers, arrays.pop("pos"), cell, pbc, info, arrays, where, index)
+
+
+class Extxyz(TextStream):
+    """Reader of extended XYZ; pieces are ranges of bytes."""
+
+    def pieces(self, size: int | None = None) -> list[Piece]:
+        """Cut the file between frames.
+
+        Raises:
+            UserMistake: a frame does not begin with its number of atoms, or the file ends in
+                the middle of one; the line is named.
+        """
+        with self._opened() as file:
+            return self._cut(self._starts(file), size)
+
+    def _starts(self, file: BinaryIO) -> Iterator[int]:
+        """First bytes of the frames, and the end of the file."""
+        read = partial(file.readline, LONGEST)
+        at, index, number = 0, 0, 1
+        while head := read():
+            if not head.strip():
+                at, number = at + len(head), number + 1
+                continue
+            yield at
+            count = self._count(head, index, number)
+            length = lines = 0
+            for line in islice(iter(read, b""), count + 1):
+                length, lines = length + len(line), lines + 1
+            if lines < count + 1:
+                raise self._cut_short(count, index, number)
+            at, index, number = at + len(head) + length, index + 1, number + count + 2
+        yield at
+
+    def _where(self, index: int, line: int) -> str:
+        return f"{self.path}, frame {index} (line {line})"
+
+    def _count(self, head: bytes, index: int, line: int) -> int:
+        """Read the number of atoms, with which a frame begins."""
+        word = head.strip()
+        if not word.isdigit() or len(word) > 12:
+            shown = word[:40].decode(errors="replace")
+            raise UserMistake(
+                f"{self._where(index, line)}: met {shown!r}; an extxyz frame begins with its "
+                "number of atoms"
+            )
+        return int(word)
+
+    def _cut_short(self, count: int, index: int, line: int) -> UserMistake:
+        return UserMistake(
+            f"{self._where(index, line)}: the file ends before the {count} atoms of this "
+            "frame; it is cut short: copy or write it again"
+        )
+
+    def read(self, piece: Piece) -> Iterator[RawFrame | Bad]:
+        """Read the frames of a piece, one after the other."""
+        before = self._line_of(piece.start) if piece.start else 0
+        with self._opened() as file:
+            file.seek(piece.start)
+            read = partial(file.readline, LONGEST)
+            at, index, number = piece.start, piece.first, before + 1
+            while at < piece.stop and (head := read()):
+                at += len(head)
+                if not head.strip():
+                    number += 1
+                    continue
+                count = self._count(head, index, number)
+                comment = read()
+                lines = list(islice(iter(read, b""), count))
+                if not comment or len(lines) < count:
+                    raise self._cut_short(count, index, number)
+                at += len(comment) + sum(map(len, lines))
+                where = self._where(index, number)
+                try:
+                    rows = b"".join(lines).decode().splitlines()
+                    raw: RawFrame | Bad = _frame(comment.decode(), rows, where, index)
+                except UnicodeDecodeError:
+                    raw = Bad(where, "it is no text; copy the file again from its origin")
+                except (ValueError, TypeError, IndexError, OverflowError) as error:
+                    raw = Bad(where, str(error))
+                yield raw
+                number += 2 + count
+                index += 1
 
 
 def read_extxyz(path: Path) -> Iterator[RawFrame]:
@@ -153,29 +240,7 @@ def read_extxyz(path: Path) -> Iterator[RawFrame]:
         UserMistake: the file is not extended XYZ or ends in the middle of a frame; the line
             is named.
     """
-    with path.open(encoding="utf-8") as file:
-        number, index = 0, 0
-        while head := file.readline():
-            number += 1
-            if not head.strip():
-                continue
-            where = f"{path}, frame {index} (line {number})"
-            if not head.strip().isdigit():
-                raise UserMistake(
-                    f"{where}: met {head.strip()[:40]!r}; an extxyz frame begins with its "
-                    "number of atoms"
-                )
-            count = int(head)
-            comment = file.readline()
-            lines = [file.readline() for _ in range(count)]
-            if not comment or (lines and not lines[-1]):
-                raise UserMistake(
-                    f"{where}: the file ends before the {count} atoms of this frame; it is cut "
-                    "short: copy or write it again"
-                )
-            try:
-                yield _frame(comment, lines, where)
-            except (ValueError, TypeError, IndexError) as error:
-                raise UserMistake(f"{where}: {error}") from None
-            number += 1 + count
-            index += 1
+    for raw in Extxyz(path, Conventions()).frames():
+        if isinstance(raw, Bad):
+            raise UserMistake(f"{raw.id}: {raw.reason}")
+        yield raw

@@ -7,12 +7,10 @@ that a file is the same, bit for bit, however many workers made it.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,14 +22,9 @@ from qeqtrain.data.elements import ATOMIC_NUMBERS
 from qeqtrain.data.frames import Frame, center_of_mass
 from qeqtrain.data.labels import Conventions
 from qeqtrain.data.progress import Progress
+from qeqtrain.data.workers import cancelled_on_error, one_thread
 from qeqtrain.data.writing import write_extxyz, write_store
-from qeqtrain.data.xtb import (
-    THREAD_VARIABLES,
-    Geometry,
-    label,
-    start_worker,
-    unpaired_electrons,
-)
+from qeqtrain.data.xtb import Geometry, label, start_worker, unpaired_electrons
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.structures import Structure
 
@@ -154,32 +147,6 @@ class Generated:
     seconds: float
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let processes that start now use one thread each, bit for bit the same everywhere."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _cancelled_on_error(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Wait for the workers at the end; after an error or Ctrl-C, start nothing more."""
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
-    pool.shutdown()
-
-
 def _frame(geometry: Geometry, labels: dict[str, np.ndarray]) -> Frame:
     structure = Structure(
         numbers=geometry.numbers,
@@ -246,7 +213,7 @@ def generate(
     dropped = 0
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, count), context, initializer=start_worker)
-    with _one_thread(), _cancelled_on_error(pool):
+    with one_thread(), cancelled_on_error(pool):
         chunk = max(min(count // (8 * workers), 8), 1)
         for geometry, labels in zip(
             geometries, pool.map(label, geometries, chunksize=chunk), strict=True

@@ -1,220 +1,160 @@
-"""Foreign HDF5: one group per size with a leading frame axis, or flat arrays with offsets.
+"""Foreign HDF5: frames by group, flat arrays with offsets, or as the user says.
 
-Both are the layouts of published data sets: groups such as ``007/coord (frames, 7, 3)``, and
-flat ``positions (atoms, 3)`` beside ``n_atoms (frames,)``. Lengths are A, energies eV, unless a
-dataset's ``units`` attribute says otherwise.
+Three layouts are known: groups whose datasets have a leading frame axis, such as
+``007/coord (frames, 7, 3)``; groups of one structure each; and flat ``positions (atoms, 3)``
+beside ``n_atoms (frames,)``. Lengths are A, energies eV, unless a dataset's ``units`` attribute
+says otherwise. For any other naming ``data.hdf5`` says where what is, relative to each group,
+and in which unit; a minus makes a gradient a force::
+
+    data:
+      hdf5: {numbers: Z, positions: xyz nm, energy: E hartree, forces: grad -hartree/bohr}
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from qeqtrain.data.frames import RawFrame
-from qeqtrain.data.labels import (
-    ALIASES,
-    LABELS,
-    SPIN_KEYS,
-    TOTAL_CHARGE_KEYS,
-    UNPAIRED_KEYS,
-)
-from qeqtrain.errors import UserMistake
-from qeqtrain.fragments import CHARGES, POTENTIALS
-from qeqtrain.units import BOHR, HARTREE
+from qeqtrain.data.hdf5_groups import ROLES, Column, Group, factor_of
+from qeqtrain.data.labels import Conventions
+from qeqtrain.data.streams import PIECE_FRAMES, Bad, Piece, Stream
+from qeqtrain.errors import UserMistake, nearest
 
-_POSITIONS = ("coord", "coordinates", "positions", "pos", "R")
-_NUMBERS = ("numbers", "atomic_numbers", "species", "Z", "z")
-_COUNTS = ("n_atoms", "natoms", "num_atoms", "sizes")
-_CELLS = ("cell", "lattice", "cells")
-_OF_FRAMES = {
-    *(*TOTAL_CHARGE_KEYS, *SPIN_KEYS, *UNPAIRED_KEYS),
-    *("electric_field", CHARGES, POTENTIALS),
-}
-_UNITS = {
-    **dict.fromkeys(("angstrom", "a", "å", "ev", "ev/angstrom", "ev/a", "e", ""), 1.0),
-    "nanometers": 10.0,
-    "nm": 10.0,
-    "bohr": BOHR,
-    "hartree": HARTREE,
-    "hartree/bohr": HARTREE / BOHR,
-    "ev/angstrom^3": 1.0,
-    "ev/a^3": 1.0,
-    "e*angstrom": 1.0,
-    "e*a": 1.0,
-    "e a": 1.0,
-    "e*bohr": BOHR,
-}
+_BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
+_NEEDED = ("positions", "numbers")
 
 
-def _first(group: Mapping[str, object], names: tuple[str, ...]) -> str | None:
-    return next((n for n in names if n in group), None)
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset | None:
+    found = group.get(name)
+    return found if isinstance(found, h5py.Dataset) else None
 
 
-def _values(dataset: h5py.Dataset) -> np.ndarray:
-    """Read a dataset and convert it by its ``units`` attribute.
-
-    Raises:
-        UserMistake: the unit is not one of those known.
-    """
-    unit = dataset.attrs.get("units", "")
-    unit = unit.decode() if isinstance(unit, bytes) else str(unit)
-    factor = _UNITS.get(unit.strip().lower())
-    if factor is None:
-        raise UserMistake(
-            f"{dataset.file.filename}: dataset {dataset.name} is in {unit!r}; the units read "
-            f"are {', '.join(u for u in _UNITS if u)}"
+def _named(group: h5py.Group) -> dict[str, Column] | None:
+    """Columns of a group that uses the names we know; ``None`` if it holds no frames."""
+    roles = {
+        role: next((n for n in names if _dataset(group, n) is not None), None)
+        for role, names in ROLES.items()
+    }
+    if not all(roles[role] for role in _NEEDED):
+        return None
+    of_role = {name: role for role, name in roles.items() if name}
+    return {
+        of_role.get(name, name): Column(
+            item, factor_of(item.attrs.get("units", ""), f"{item.file.filename}: {item.name}")
         )
-    array = dataset[()]
-    return array if factor == 1.0 else np.asarray(array, dtype=np.float64) * factor
+        for name, item in group.items()
+        if isinstance(item, h5py.Dataset)
+    }
 
 
-def _plain(value: object) -> object:
-    return value.decode() if isinstance(value, bytes) else value
+def _mapped(group: h5py.Group, where: dict[str, tuple[str, float]]) -> dict[str, Column] | None:
+    """Columns of a group as the user says; ``None`` if it lacks positions or numbers."""
+    found = {
+        key: Column(dataset, factor)
+        for key, (name, factor) in where.items()
+        if (dataset := _dataset(group, name)) is not None
+    }
+    return found if all(role in found for role in _NEEDED) else None
 
 
-def _is_per_atom(key: str, by_shape: bool) -> bool:
-    """Whether a dataset belongs to atoms: by its name if that is known, else by its shape.
+class Hdf5(Stream):
+    """Reader of foreign HDF5; pieces are ranges of frames."""
 
-    Three-atom molecules have dipoles of the shape of their charges, and files of single atoms
-    as many atoms as frames.
-    """
-    if key == "charge":  # of the atoms or of the frame: its shape tells
-        return by_shape
-    if key in _OF_FRAMES:
-        return False
-    known = [LABELS[name] for name, others in ALIASES.items() if key in (name, *others)]
-    return known[0].per_atom if known else by_shape
+    def __init__(self, path: Path, conventions: Conventions) -> None:
+        """Read what the user says of the layout.
 
+        Raises:
+            UserMistake: ``data.hdf5`` lacks positions or numbers, or names an unknown unit.
+        """
+        super().__init__(path, conventions)
+        given = conventions.hdf5
+        problems = [
+            f"data.hdf5 lacks {role}: say data.hdf5.{role}=<dataset>"
+            for role in _NEEDED
+            if given and role not in given
+        ]
+        if problems:
+            raise UserMistake(*problems)
+        self._where: dict[str, tuple[str, float]] = {}
+        for key, text in given.items():
+            name, _, unit = str(text).strip().partition(" ")
+            self._where[key] = name, factor_of(unit, f"data.hdf5.{key}")
 
-def _batched_group(group: h5py.Group, path: Path, start: int) -> Iterator[RawFrame]:
-    """Frames of one group whose datasets have a leading frame axis."""
-    data = {k: _values(v) for k, v in group.items() if isinstance(v, h5py.Dataset)}
-    positions = data.pop(_first(data, _POSITIONS))
-    if positions.ndim == 2:
-        positions = positions[None]
-    frames, n_atoms = positions.shape[:2]
-    numbers = np.asarray(data.pop(_first(data, _NUMBERS))).astype(np.int64)
-    numbers = np.broadcast_to(numbers, (frames, n_atoms))
-    cell_key = _first(data, _CELLS)
-    cells = None if cell_key is None else np.broadcast_to(data.pop(cell_key), (frames, 3, 3))
-    pbc = np.broadcast_to(data.pop("pbc", cells is not None), (frames, 3))
-    for i in range(frames):
-        info: dict[str, object] = {}
-        arrays: dict[str, np.ndarray] = {}
-        for key, values in data.items():
-            if values.ndim == 0 or len(values) != frames:
-                continue
-            if _is_per_atom(key, values.ndim > 1 and values.shape[1] == n_atoms):
-                arrays[key] = values[i]
-            else:
-                info[key] = _plain(values[i])
-        name = group.name.strip("/")
-        # `_id` names the molecule, not the conformer.
-        info["source_id"] = f"{path.stem}/{name}/{i}" if name else f"{path.stem}/{i}"
-        yield RawFrame(
-            numbers=numbers[i],
-            positions=positions[i],
-            cell=np.zeros((3, 3)) if cells is None else cells[i],
-            pbc=pbc[i],
-            info=info,
-            arrays=arrays,
-            where=f"{path}, frame {start + i} (/{name}, {i})",
-        )
+    @contextmanager
+    def _groups(self) -> Iterator[list[Group]]:
+        """Open the file and find its groups of frames.
 
+        Raises:
+            UserMistake: it is damaged, or holds none.
+        """
+        try:
+            with h5py.File(self.path, "r") as file:
+                found: list[Group] = []
 
-def _flat(file: h5py.Group, path: Path, counts: np.ndarray) -> Iterator[RawFrame]:
-    """Frames of flat arrays with the number of atoms of each."""
-    data = {k: _values(v) for k, v in file.items() if isinstance(v, h5py.Dataset)}
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    for name in (*_COUNTS, "offsets", "ptr"):
-        data.pop(name, None)
-    positions = data.pop(_first(data, _POSITIONS))
-    numbers = data.pop(_first(data, _NUMBERS)).astype(np.int64)
-    if len(positions) != offsets[-1] or len(numbers) != offsets[-1]:
-        raise UserMistake(
-            f"{path}: {len(positions)} positions and {len(numbers)} atomic numbers; the frames "
-            f"have {offsets[-1]} atoms together"
-        )
-    cell_key = _first(data, _CELLS)
-    cells = data.pop(cell_key) if cell_key else None
-    pbc = data.pop("pbc", None)
-    n_frames, n_atoms = len(counts), int(offsets[-1])
-    for i in range(n_frames):
-        rows = slice(offsets[i], offsets[i + 1])
-        info: dict[str, object] = {}
-        arrays: dict[str, np.ndarray] = {}
-        for key, values in data.items():
-            length = len(values) if values.ndim else 0
-            if length == n_atoms and _is_per_atom(key, n_atoms != n_frames):
-                arrays[key] = values[rows]
-            elif length == n_frames:
-                info[key] = _plain(values[i])
-        info.setdefault("source_id", f"{path.stem}/{i}")
-        yield RawFrame(
-            numbers=numbers[rows],
-            positions=positions[rows],
-            cell=np.zeros((3, 3)) if cells is None else cells[i],
-            pbc=np.full(3, cells is not None) if pbc is None else np.broadcast_to(pbc[i], 3),
-            info=info,
-            arrays=arrays,
-            where=f"{path}, frame {i}",
-        )
+                def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+                    if isinstance(item, h5py.Group):
+                        columns = _mapped(item, self._where) if self._where else _named(item)
+                        if columns is not None:
+                            found.append(Group(columns, name, self.path))
 
+                file.visititems(visit)
+                visit("", file)
+                if not found:
+                    raise self._refusal(file)
+                yield found
+        except UserMistake:
+            raise
+        except _BROKEN as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise UserMistake(
+                f"{self.path} cannot be read as HDF5 ({first}); is it cut short? copy it again "
+                "from its origin"
+            ) from None
 
-def _frame_groups(file: h5py.File) -> list[h5py.Group]:
-    groups: list[h5py.Group] = []
-
-    def visit(_: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Group) and _first(item, _POSITIONS) and _first(item, _NUMBERS):
-            groups.append(item)
-
-    file.visititems(visit)
-    if _first(file, _POSITIONS) and _first(file, _NUMBERS):
-        groups.append(file["/"])
-    return groups
-
-
-def _refuse(file: h5py.File, path: Path) -> UserMistake:
-    paths: list[str] = []
-    file.visit(paths.append)
-    names = {path.rsplit("/", 1)[-1] for path in paths}
-    datasets = sorted(n for n in names if n.isidentifier())[:8]
-    if "conformations" in names:
+    def _refusal(self, file: h5py.File) -> UserMistake:
+        paths: list[str] = []
+        file.visit(paths.append)
+        names = {path.rsplit("/", 1)[-1] for path in paths}
+        if self._where:
+            wanted = [self._where[role][0] for role in _NEEDED]
+            near = "".join(nearest(w, [*paths, *names]) for w in wanted if w not in names)
+            return UserMistake(
+                f"{self.path}: no group holds {' and '.join(wanted)}, which data.hdf5 names; "
+                f"the file has {', '.join(sorted(paths)[:8])}{near}"
+            )
+        if "conformations" in names:
+            return UserMistake(
+                f"{self.path} holds conformations without labels that are known (energy, "
+                "forces, charges); training needs the file with labels, or data.hdf5 that "
+                "names its datasets"
+            )
+        datasets = ", ".join(sorted(n for n in names if n.isidentifier())[:8])
         return UserMistake(
-            f"{path} holds conformations without labels (no energies, no forces, no charges); "
-            "training needs the file with labels"
+            f"{self.path}: met {datasets or 'no datasets'}; expected a qeqtrain store, groups "
+            "with coord and numbers, or flat positions, numbers and n_atoms; data.hdf5 can say "
+            "where what is (data.hdf5.positions=<dataset>, data.hdf5.numbers=<dataset>, ...)"
         )
-    return UserMistake(
-        f"{path}: met {', '.join(datasets) or 'no datasets'}; expected a qeqtrain store, "
-        f"groups with {_POSITIONS[0]} and {_NUMBERS[0]}, or flat positions, numbers and n_atoms"
-    )
 
+    def pieces(self, size: int | None = None) -> list[Piece]:
+        """Cut the frames of all groups, one group after the other."""
+        size = size or PIECE_FRAMES
+        with self._groups() as groups:
+            total = sum(group.frames for group in groups)
+        return [Piece(i, min(i + size, total), i) for i in range(0, total, size)]
 
-def read_hdf5(path: Path) -> list[RawFrame]:
-    """Read a foreign HDF5 file.
-
-    Raises:
-        UserMistake: its layout is not known, it has no labels, or a unit is not known.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            groups = _frame_groups(file)
-            if not groups:
-                raise _refuse(file, path)
-            counts_key = _first(file, _COUNTS)
-            if counts_key is not None:
-                return list(_flat(file, path, file[counts_key][()].astype(np.int64)))
-            offsets_key = _first(file, ("offsets", "ptr"))
-            if offsets_key is not None:
-                return list(_flat(file, path, np.diff(file[offsets_key][()].astype(np.int64))))
-            frames: list[RawFrame] = []
-            for group in groups:
-                frames += _batched_group(group, path, len(frames))
-            return frames
-    except OSError as error:
-        raise UserMistake(
-            f"{path} cannot be read as HDF5 ({error}); is it cut short?"
-        ) from None
+    def read(self, piece: Piece) -> Iterator[RawFrame | Bad]:
+        """Read a range of frames."""
+        with self._groups() as groups:
+            ends = list(accumulate((group.frames for group in groups), initial=0))
+            index = piece.start
+            for group, before, after in zip(groups, ends, ends[1:], strict=False):
+                start, stop = max(piece.start, before), min(piece.stop, after)
+                for raw in group.read(start - before, stop - before):
+                    raw.index = index
+                    index += 1
+                    yield raw

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
+from qeqtrain.data.elements import ATOMIC_NUMBERS, SYMBOLS
 from qeqtrain.errors import UserMistake, nearest
 
 TotalChargePolicy = Literal["error", "zero", "sum_of_charges"]
@@ -68,6 +69,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("hirshfeld_charges", "hirsh_charges", "hirshfeld", "mulliken_charges", "mul_charges"),
         *("mulliken", "ddec6", "ddec6_charges", "ddec_charges", "cm5", "cm5_charges"),
         *("npa_charges", "nbo_charges", "lowdin_charges", "resp_charges", "esp_charges"),
+        "bader_net_charges",
     ),
     "dipole": ("dipole", "REF_dipole", "ref_dipole", "dft_dipole", "dipole_moment"),
     "born_charges": ("born_charges", "born_effective_charges", "REF_born_charges"),
@@ -75,9 +77,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 
 # Taken only where nothing else is there, and never if they are all zero: ASE writes them as
-# the starting point of a calculation, some people as its result.
+# the starting point of a calculation, some people as its result; RuNNer files always have a
+# column of charges.
 LAST_RESORT: dict[str, tuple[str, ...]] = {
-    "charges": ("initial_charges",),
+    "charges": ("initial_charges", "runner_charges"),
     "magmoms": ("initial_magmoms",),
 }
 
@@ -92,6 +95,10 @@ UNDECIDED: dict[str, tuple[tuple[str, ...], str]] = {
         "it is another energy than the total one",
     ),
     "born_charges": (("bec", "BEC"), "codes differ in which index is the displacement"),
+    "magmoms": (
+        ("bader_magmoms", "ddec6_spin_moments"),
+        "moments in Bader volumes, by DDEC6 and in VASP's spheres are different quantities",
+    ),
 }
 
 TOTAL_CHARGE_KEYS = (
@@ -127,6 +134,9 @@ class Conventions:
         born_charges_order: what the two indices of Born charges are, where a frame does not
             say; the key ``born_charges`` is ``dipole_displacement`` unless told otherwise,
             other keys have to be told (SPICE's ``bec`` is ``displacement_dipole``).
+        valences: valence electrons by element, ``{"Na": 7}``, where Bader analyses count
+            electrons and the reader's own table does not hold.
+        hdf5: where a foreign HDF5 file keeps what (:mod:`qeqtrain.data.hdf5`).
     """
 
     total_charge: TotalChargePolicy = "error"
@@ -134,6 +144,8 @@ class Conventions:
     aliases: Mapping[str, str | None] = field(default_factory=dict)
     dipole_origin: DipoleOrigin | None = None
     born_charges_order: BornOrder | None = None
+    valences: Mapping[str, float] = field(default_factory=dict)
+    hdf5: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what is not a convention.
@@ -153,12 +165,23 @@ class Conventions:
             for label in self.aliases
             if label not in LABELS
         ]
+        problems += [
+            f"data.valences names '{symbol}', which is no element{nearest(symbol, SYMBOLS)}"
+            for symbol in self.valences
+            if symbol not in ATOMIC_NUMBERS
+        ]
+        problems += [
+            f"data.valences.{symbol} is {count:g}; expected a number of electrons above 0"
+            for symbol, count in self.valences.items()
+            if not count > 0
+        ]
         if problems:
             raise UserMistake(*problems)
 
     def as_dict(self) -> dict[str, object]:
         """Give the conventions as plain values, for a checkpoint or a store."""
-        return {**asdict(self), "aliases": dict(self.aliases)}
+        mappings = {name: dict(getattr(self, name)) for name in ("aliases", "valences", "hdf5")}
+        return {**asdict(self), **mappings}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Conventions:

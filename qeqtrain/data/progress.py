@@ -35,6 +35,14 @@ class Progress:
         self._terminal = stream.isatty()
         self._done = 0
 
+    def expect(self, total: int) -> None:
+        """Say how many steps there will be, as far as that is known by now.
+
+        Args:
+            total: steps; an estimate may change as work goes on.
+        """
+        self._total = total
+
     def _line(self) -> str:
         spent = time.perf_counter() - self._start
         rate = self._done / spent if spent > 0 else 0.0

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import difflib
 import glob
+import zlib
 from pathlib import Path
 
-import numpy as np
-
-from qeqtrain.data.extxyz import read_extxyz
-from qeqtrain.data.frames import RawFrame
-from qeqtrain.data.runner import is_runner, read_runner
+from qeqtrain.data.aselmdb import SUFFIX, check_folder
+from qeqtrain.data.extxyz import Extxyz
+from qeqtrain.data.json_scan import documents_depth
+from qeqtrain.data.labels import Conventions
+from qeqtrain.data.runner import Runner, is_runner
+from qeqtrain.data.streams import Stream
+from qeqtrain.data.text_stream import open_bytes
 from qeqtrain.errors import UserMistake
 
 READS = (
     "extxyz (.extxyz, .xyz), RuNNer input.data, HDF5 (.h5, .hdf5: our store, groups by size, "
-    "flat arrays), and what ASE reads"
+    "flat arrays), JSON of MPtrj and MatPES, .aselmdb, and what ASE reads"
 )
+_HEAD = 2**16  # bytes by which a format is told
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -51,8 +55,16 @@ def expand(path: str | Path) -> list[Path]:
         shards = sorted(plain.glob("*.h5"))
         if shards:
             return shards
+        databases = sorted(plain.rglob(f"*{SUFFIX}"))
+        for folder in dict.fromkeys(file.parent for file in databases):
+            check_folder(folder, [file for file in databases if file.parent == folder])
+        if databases:
+            return databases
         inside = ", ".join(sorted(p.name for p in plain.iterdir())[:6]) or "nothing"
-        raise UserMistake(f"{path} is a folder without stores (*.h5); it holds {inside}")
+        raise UserMistake(
+            f"{path} is a folder without stores (*.h5) or databases (*{SUFFIX}); it holds "
+            f"{inside}"
+        )
     if any(c in str(path) for c in "*?["):
         matches = sorted(Path(p) for p in glob.glob(str(plain)))  # noqa: PTH207
         if matches:
@@ -61,73 +73,75 @@ def expand(path: str | Path) -> list[Path]:
     return [plain]
 
 
-def _read_with_ase(path: Path) -> list[RawFrame]:
-    """Read anything that ASE knows.
-
-    Raises:
-        UserMistake: ASE does not know it either.
-    """
-    import ase.io
-
-    try:
-        images = ase.io.read(path, index=":")
-    except Exception as error:  # ASE's readers raise whatever their parsers do
-        first = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserMistake(
-            f"{path}: no reader understands it ({first}); qeqtrain reads {READS}"
-        ) from None
-    raws = []
-    for index, atoms in enumerate(images):
-        info, arrays = dict(atoms.info), dict(atoms.arrays)
-        results = dict(atoms.calc.results) if atoms.calc is not None else {}
-        for key, value in results.items():
-            values = np.asarray(value)
-            per_atom = values.ndim > 0 and len(values) == len(atoms) and key != "stress"
-            if per_atom and key in {"forces", "charges", "magmoms", "born_effective_charges"}:
-                arrays[key] = values
-            elif key in {"energy", "free_energy", "stress", "dipole"}:
-                info[key] = value
-        numbers, positions = arrays.pop("numbers"), arrays.pop("positions")
-        cell, where = atoms.cell.array, f"{path}, frame {index}"
-        raws.append(RawFrame(numbers, positions, cell, atoms.pbc, info, arrays, where))
-    return raws
-
-
 def _looks_like_xyz(head: str) -> bool:
     lines = head.splitlines()
     return bool(lines) and lines[0].strip().isdigit() and len(lines) > 1
 
 
-def read_raw(path: Path) -> list[RawFrame]:
-    """Parse any file that is not a store.
+def _head(path: Path) -> bytes:
+    """First bytes of a file, uncompressed."""
+    try:
+        with open_bytes(path) as file:
+            return file.read(_HEAD)
+    except (EOFError, OSError, zlib.error) as error:
+        if isinstance(error, PermissionError | IsADirectoryError):
+            raise
+        raise UserMistake(
+            f"{path} cannot be uncompressed ({error}); copy it again from its origin"
+        ) from None
+
+
+def _json_reader(path: Path, conventions: Conventions, head: bytes) -> Stream:
+    """Tell documents from each other by how they are nested."""
+    from qeqtrain.data.matpes import Matpes
+    from qeqtrain.data.mptrj import Mptrj
+
+    depth = documents_depth(head)
+    if depth == 2:
+        return Mptrj(path, conventions, depth)
+    if depth is not None:
+        return Matpes(path, conventions, depth)
+    if b'"numbers"' in head and b'"positions"' in head:
+        from qeqtrain.data.ase_formats import AseFormat
+
+        return AseFormat(path, conventions)
+    raise UserMistake(
+        f"{path}: this JSON holds no documents with a structure (MPtrj: material, frame, "
+        f"structure; MatPES: a list or names, structure); qeqtrain reads {READS}"
+    )
+
+
+def find_reader(path: Path, conventions: Conventions) -> Stream:
+    """Find the reader of a file by looking at it.
 
     Raises:
-        UserMistake: no reader understands the file.
+        UserMistake: there is no such file, or no reader understands it.
     """
-    with path.open("rb") as file:
-        start = file.read(4096)
-    if start.startswith(_HDF5_MAGIC):
-        from qeqtrain.data.hdf5 import read_hdf5
+    if not path.exists():
+        raise missing(path)
+    if path.is_dir():
+        raise UserMistake(f"{path} is a folder; name the files in it")
+    head = _head(path)
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if head.startswith(_HDF5_MAGIC):
+        from qeqtrain.data.hdf5 import Hdf5
 
-        return read_hdf5(path)
-    if path.suffix in {".h5", ".hdf5"}:
+        return Hdf5(path, conventions)
+    if suffix in {".h5", ".hdf5"}:
         raise UserMistake(f"{path} is not HDF5, or its beginning is damaged; write it again")
-    if not start:
+    if not head:
         raise UserMistake(f"{path} is empty; expected frames")
-    try:
-        head = start.decode(errors="strict" if len(start) < 4096 else "ignore")
-    except UnicodeDecodeError:
-        head = ""
-    suffix = path.suffix.lower()
-    if is_runner(head):
-        return read_runner(path)
-    if suffix in {".xyz", ".extxyz"} or _looks_like_xyz(head):
-        try:
-            return list(read_extxyz(path))
-        except UnicodeDecodeError:
-            raise UserMistake(f"{path} is no text; qeqtrain reads {READS}") from None
-    # ASE's own JSON begins with the number of its first row; others are not ASE's to read.
-    json = ".json" in path.suffixes and not head.startswith('{"1":')
-    if json or suffix == ".aselmdb":
-        raise UserMistake(f"{path}: {suffix} is not read; qeqtrain reads {READS}")
-    return _read_with_ase(path)
+    if suffix == SUFFIX:
+        from qeqtrain.data.aselmdb import Aselmdb
+
+        return Aselmdb(path, conventions)
+    text = head.decode(errors="ignore")
+    if is_runner(text):
+        return Runner(path, conventions)
+    if suffix in {".xyz", ".extxyz"} or (b"\0" not in head and _looks_like_xyz(text)):
+        return Extxyz(path, conventions)
+    if suffix in {".json", ".jsonl"}:
+        return _json_reader(path, conventions, head)
+    from qeqtrain.data.ase_formats import AseFormat
+
+    return AseFormat(path, conventions)

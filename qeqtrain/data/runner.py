@@ -1,15 +1,25 @@
-"""RuNNer ``input.data`` (n2p2, RuNNer): Bohr, Hartree, Hartree/Bohr."""
+"""RuNNer ``input.data`` (n2p2, RuNNer): Bohr, Hartree, Hartree/Bohr.
+
+The column of charges is always there; where it is zero throughout, nobody computed charges. So
+it counts as a label of the last resort (:data:`qeqtrain.data.labels.LAST_RESORT`).
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 
 from qeqtrain.data.elements import ATOMIC_NUMBERS
 from qeqtrain.data.frames import RawFrame
+from qeqtrain.data.streams import Bad, Piece
+from qeqtrain.data.text_stream import LONGEST, TextStream
 from qeqtrain.errors import UserMistake
 from qeqtrain.units import BOHR, HARTREE
+
+COLUMN = "runner_charges"
 
 
 def _block(lines: list[str], where: str) -> RawFrame:
@@ -41,9 +51,22 @@ def _block(lines: list[str], where: str) -> RawFrame:
         cell=np.array(lattice) * BOHR if lattice else np.zeros((3, 3)),
         pbc=np.full(3, bool(lattice)),
         info=info,
-        arrays={"charges": values[:, 3], "forces": values[:, 4:] * (HARTREE / BOHR)},
+        arrays={COLUMN: values[:, 3], "forces": values[:, 4:] * (HARTREE / BOHR)},
         where=where,
     )
+
+
+def _read_block(lines: list[bytes], where: str, index: int) -> RawFrame | Bad:
+    try:
+        raw = _block(b"".join(lines).decode().splitlines(), where)
+    except KeyError as error:
+        return Bad(where, f"{error.args[0]!r} is no element")
+    except UnicodeDecodeError:
+        return Bad(where, "it is no text; copy the file again from its origin")
+    except (ValueError, IndexError) as error:
+        return Bad(where, f"{error}; expected atom x y z Element charge unused fx fy fz")
+    raw.index = index
+    return raw
 
 
 def is_runner(head: str) -> bool:
@@ -52,36 +75,57 @@ def is_runner(head: str) -> bool:
     return bool(words) and words[0] == "begin"
 
 
-def read_runner(path: Path) -> list[RawFrame]:
-    """Read all frames; a column of zero charges throughout means that there are none.
+class Runner(TextStream):
+    """Reader of RuNNer files; pieces are ranges of bytes."""
 
-    Raises:
-        UserMistake: a block is not closed or a line cannot be read.
-    """
-    frames: list[RawFrame] = []
-    block: list[str] | None = None
-    start = 0
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+    def pieces(self, size: int | None = None) -> list[Piece]:
+        """Cut the file between frames.
+
+        Raises:
+            UserMistake: a block is not closed; its line is named.
+        """
+        with self._opened() as file:
+            return self._cut(self._starts(file), size)
+
+    def _starts(self, file: BinaryIO) -> Iterator[int]:
+        """First bytes of the blocks, and the end of the file."""
+        at, begun = 0, 0
+        for number, line in enumerate(iter(partial(file.readline, LONGEST), b""), start=1):
             word = line.strip()
-            if word == "begin":
-                block, start = [], number
-            elif word == "end" and block is not None:
-                where = f"{path}, frame {len(frames)} (line {start})"
-                try:
-                    frames.append(_block(block, where))
-                except KeyError as error:
-                    raise UserMistake(f"{where}: {error.args[0]!r} is no element") from None
-                except (ValueError, IndexError) as error:
-                    raise UserMistake(
-                        f"{where}: {error}; expected atom x y z Element charge unused fx fy fz"
-                    ) from None
-                block = None
-            elif block is not None:
-                block.append(line)
-    if block is not None:
-        raise UserMistake(f"{path}, line {start}: 'begin' without 'end'; the file is cut short")
-    if not any(frame.arrays["charges"].any() for frame in frames):
-        for frame in frames:
-            del frame.arrays["charges"]
-    return frames
+            if word == b"begin":
+                if begun:
+                    raise self._not_closed(begun)
+                begun = number
+                yield at
+            elif word == b"end":
+                begun = 0
+            at += len(line)
+        if begun:
+            raise self._not_closed(begun)
+        yield at
+
+    def _not_closed(self, line: int) -> UserMistake:
+        return UserMistake(
+            f"{self.path}, line {line}: 'begin' without 'end'; the file is cut short"
+        )
+
+    def read(self, piece: Piece) -> Iterator[RawFrame | Bad]:
+        """Read the frames of a piece, one after the other."""
+        number = self._line_of(piece.start) if piece.start else 0
+        block: list[bytes] = []
+        at, index, start = piece.start, piece.first, 0
+        with self._opened() as file:
+            file.seek(piece.start)
+            for line in iter(partial(file.readline, LONGEST), b""):
+                if at >= piece.stop:
+                    return
+                at, number = at + len(line), number + 1
+                word = line.strip()
+                if word == b"begin":
+                    block, start = [], number
+                elif word == b"end":
+                    where = f"{self.path}, frame {index} (line {start})"
+                    yield _read_block(block, where, index)
+                    index += 1
+                else:
+                    block.append(line)

@@ -67,6 +67,8 @@ class DataSets:
         aliases: key of the files to read for a label, ``{"charges": "hirsh_charges"}``.
         dipole_origin: about which point the dipoles of charged frames were taken.
         born_charges_order: which index of Born charges comes first.
+        valences: valence electrons by element, where charges are counts of electrons.
+        hdf5: where a foreign HDF5 file keeps what, ``{"positions": "xyz bohr"}``.
         batch_structures, batch_atoms, batch_edges: budget of one batch; edges prevail over
             atoms, atoms over structures. Edges are directed, within the longest cutoff that
             is the same for all structures.
@@ -87,6 +89,8 @@ class DataSets:
         aliases: dict[str, str | None] | None = None,
         dipole_origin: DipoleOrigin | None = None,
         born_charges_order: BornOrder | None = None,
+        valences: dict[str, float] | None = None,
+        hdf5: dict[str, str] | None = None,
         batch_structures: int | None = 8,
         batch_atoms: int | None = None,
         batch_edges: int | None = None,
@@ -101,7 +105,13 @@ class DataSets:
         self._split = {k: v for k, v in self._split.items() if not self._files.get(k)}
         self._split_by, self._split_file = split_by, split_file
         self._options = Conventions(
-            total_charge, nan, dict(aliases or {}), dipole_origin, born_charges_order
+            total_charge,
+            nan,
+            aliases=dict(aliases or {}),
+            dipole_origin=dipole_origin,
+            born_charges_order=born_charges_order,
+            valences=dict(valences or {}),
+            hdf5=dict(hdf5 or {}),
         )
         self._budgets = {
             "structures": batch_structures,

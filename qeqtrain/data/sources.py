@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,10 +18,7 @@ import numpy as np
 from qeqtrain.data import store
 from qeqtrain.data.born_charges import check_order
 from qeqtrain.data.columns import (
-    BY_GEOMETRY,
-    PER_FRAME,
     columns_of,
-    decode_texts,
     digest,
     fingerprint,
     frame_at,
@@ -34,15 +31,20 @@ from qeqtrain.data.frames import (
 )
 from qeqtrain.data.keys import choose_keys
 from qeqtrain.data.labels import LABELS, Conventions
-from qeqtrain.data.reading import expand, missing, read_raw, short_name
+from qeqtrain.data.reading import expand, missing, short_name
+from qeqtrain.data.streams import Bad, open_stream
+from qeqtrain.data.sums import Sums, sums_of
+from qeqtrain.data.tally import PREFIX, tally_by_blocks
+from qeqtrain.data.texts import Chained, Groups, Texts, repeated
 from qeqtrain.data.total_charge import assumed_charge
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import find_pairs
 from qeqtrain.structures import Pairs
 
 
-def _is_per_frame(column: str) -> bool:
-    return column in PER_FRAME or column.startswith("present/")
+def _is_kept(column: str) -> bool:
+    """Whether a column is so small, and so often looked up, that it stays in memory."""
+    return column in {"pbc", "total_charge", "spin"} or column.startswith("present/")
 
 
 class Source:
@@ -78,18 +80,19 @@ class Source:
         path: Path | None = None,
         pairs_cutoff: float | None = None,
         unused: Sequence[str] = (),
+        sums: Sums | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Take columns and read what is kept of every frame."""
         self.kept_in_memory = isinstance(columns, dict)
         if not self.kept_in_memory:
-            # What is one value per frame is looked up all the time; it stays in memory.
-            kept = {n: columns[n][()] for n in columns if _is_per_frame(n)}
+            kept = {n: columns[n][()] for n in columns if _is_kept(n)}
             columns = ChainMap(kept, columns)  # type: ignore[arg-type]  # never written to
         self._columns = columns
         self.name, self.path, self.conventions = name, path, conventions
         self.fingerprint, self.elements = fingerprint, elements
         self.notes, self.unused = list(notes), tuple(unused)
-        self.pairs_cutoff = pairs_cutoff
+        self.pairs_cutoff, self._stored_sums, self.shard = pairs_cutoff, sums, shard
         self.sizes = np.asarray(columns["sizes"][()], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
         self.present = {
@@ -101,18 +104,18 @@ class Source:
         self.spins = np.array(columns["spin"][()], dtype=np.float64)
         self.geometries = np.asarray(columns["geometry"][()])
         self.periodic = np.asarray(columns["pbc"][()], dtype=bool)
-        ids, groups = (
-            decode_texts(columns[f"{k}/characters"][()], columns[f"{k}/lengths"][()])
+        texts = {
+            k: (columns[f"{k}/characters"][()], columns[f"{k}/lengths"][()])
             for k in ("source_id", "group")
-        )
-        self.source_ids = unique_ids(ids)
-        self.groups = [
-            g or f"{BY_GEOMETRY}{int(h):016x}"
-            for g, h in zip(groups, self.geometries, strict=True)
-        ]
+        }
+        self.source_ids: Sequence[str] = Texts(*texts["source_id"])
+        if repeated(self.source_ids):
+            self.source_ids = unique_ids(self.source_ids)
+        self.groups: Sequence[str] = Groups(*texts["group"], self.geometries)
+        self.pair_offsets = np.zeros(1, dtype=np.int64)
         if pairs_cutoff is not None:
             counts = columns["pairs/counts"][()]
-            self._pair_offsets = np.concatenate([[0], np.cumsum(counts)])
+            self.pair_offsets = np.concatenate([[0], np.cumsum(counts)])
         self._apply_conventions()
 
     def _apply_conventions(self) -> None:
@@ -161,6 +164,46 @@ class Source:
         return self._columns[f"labels/{label}"][()]
 
     @property
+    def parts(self) -> list[Source]:
+        """Sources that hold the frames, one after the other: this one."""
+        return [self]
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Arrays that hold the frames (:mod:`qeqtrain.data.columns`)."""
+        return self._columns
+
+    def locate(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of :attr:`parts` holds each frame, and as which of its own."""
+        frames = np.asarray(frames, dtype=np.int64)
+        return np.zeros(len(frames), dtype=np.int64), frames
+
+    @cached_property
+    def tally(self) -> Mapping[str, np.ndarray]:
+        """What each frame adds to statistics (:mod:`qeqtrain.data.tally`)."""
+        stored = {n: self._columns[n][()] for n in self._columns if n.startswith(PREFIX)}
+        return stored or tally_by_blocks(self._columns, self.sizes)
+
+    def sum_up(self, frames: np.ndarray | None = None) -> Sums:
+        """Add up frames for statistics; those of a whole store are stored.
+
+        Args:
+            frames: indices of those that count; all by default.
+        """
+        every = frames is None or len(np.unique(frames)) == len(self)
+        stored = self._stored_sums
+        if every and stored is not None:
+            counted = {n: int(mask.sum()) for n, mask in self.present.items()}
+            if {n: c for n, c in stored.labelled.items() if c} == counted:
+                return stored  # no label of the store was left out
+        energies = self.column("energy") if "energy" in self.present else None
+        return sums_of(self.tally, self.sizes, self.present, energies, frames)
+
+    def pair_counts(self, cutoff: float) -> np.ndarray | None:
+        """Pairs of every frame within a cutoff, shape ``(n_frames,)``, if they are stored."""
+        return np.diff(self.pair_offsets) if self.pairs_cutoff == cutoff else None
+
+    @property
     def fields(self) -> np.ndarray:
         """Electric fields, V/A, zero where none is stated, shape ``(n, 3)``."""
         if "electric_field" not in self._columns:
@@ -198,7 +241,7 @@ class Source:
             found = find_pairs(frame.structure, cutoff)
             self._refuse_collisions(i, frame, found)
             return found
-        known = store.stored_pairs(self._columns, self._pair_offsets, i, cutoff)
+        known = store.stored_pairs(self._columns, self.pair_offsets, i, cutoff)
         if self.pairs_cutoff == cutoff:
             return known
         near = pair_distances(frame, known) <= cutoff
@@ -220,6 +263,11 @@ class Source:
         return [self.name] * len(self)
 
 
+def joined_fingerprint(prints: Sequence[str]) -> str:
+    """One fingerprint of several files, in this order."""
+    return blake2b("".join(prints).encode(), digest_size=16).hexdigest()
+
+
 def pair_distances(frame: Frame, pairs: Pairs) -> np.ndarray:
     """Distances of a neighbour list, A, shape ``(P,)``."""
     s = frame.structure
@@ -233,7 +281,7 @@ class Joined(Source):
 
     def __init__(self, parts: Sequence[Source]) -> None:
         """Join what is known of the parts; frames stay where they are."""
-        self.parts = list(parts)
+        self._parts = list(parts)
         self.name = " + ".join(p.name for p in parts)
         self.path = None
         self.conventions = parts[0].conventions
@@ -251,15 +299,41 @@ class Joined(Source):
         self.spins = np.concatenate([p.spins for p in parts])
         self.geometries = np.concatenate([p.geometries for p in parts])
         self.periodic = np.concatenate([p.periodic for p in parts])
-        self.source_ids = unique_ids(i for p in parts for i in p.source_ids)
-        self.groups = [g for p in parts for g in p.groups]
+        self.source_ids = Chained([p.source_ids for p in parts])
+        if repeated(self.source_ids):
+            self.source_ids = unique_ids(self.source_ids)
+        self.groups = Chained([p.groups for p in parts])
         self.elements = set().union(*(p.elements for p in parts))
-        state = blake2b("".join(p.fingerprint for p in parts).encode(), digest_size=16)
-        self.fingerprint = state.hexdigest()
+        self.fingerprint = joined_fingerprint([p.fingerprint for p in parts])
         self.notes = [n for p in parts for n in p.notes]
         self.unused = tuple(dict.fromkeys(k for p in parts for k in p.unused))
-        self.pairs_cutoff = None
+        cutoffs = {p.pairs_cutoff for p in parts}
+        self.pairs_cutoff = cutoffs.pop() if len(cutoffs) == 1 else None
         self.kept_in_memory = all(p.kept_in_memory for p in parts)
+
+    @property
+    def parts(self) -> list[Source]:
+        """Sources that hold the frames, one after the other."""
+        return self._parts
+
+    def locate(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of :attr:`parts` holds each frame, and as which of its own."""
+        frames = np.asarray(frames, dtype=np.int64)
+        part = np.searchsorted(self.starts, frames, side="right") - 1
+        return part, frames - self.starts[part]
+
+    def sum_up(self, frames: np.ndarray | None = None) -> Sums:
+        """Add up frames, part by part."""
+        every = np.arange(len(self)) if frames is None else np.unique(frames)
+        part, local = self.locate(every)
+        found = [p.sum_up(local[part == k]) for k, p in enumerate(self.parts)]
+        return reduce(Sums.merge, found)
+
+    def pair_counts(self, cutoff: float) -> np.ndarray | None:
+        """Pairs of every frame within a cutoff, if all parts store them."""
+        counts = [p.pair_counts(cutoff) for p in self.parts]
+        known = [c for c in counts if c is not None]
+        return np.concatenate(known) if len(known) == len(counts) else None
 
     def _find(self, i: int) -> tuple[Source, int]:
         i = range(len(self))[int(i)]
@@ -348,6 +422,8 @@ def _open_store(path: Path, conventions: Conventions) -> Source:
         elements=header.elements,
         notes=header.notes,
         pairs_cutoff=header.pairs_cutoff,
+        sums=header.sums,
+        shard=header.shard,
     )
 
 
@@ -356,8 +432,14 @@ def _open_file(path: Path, conventions: Conventions) -> Source:
         raise missing(path)
     if store.is_store(path):
         return _open_store(path, conventions)
-    raws = read_raw(path)
+    raws, bad = [], []
+    for raw in open_stream(path, conventions).frames():
+        if isinstance(raw, Bad):
+            bad.append(f"{raw.id}: {raw.reason}")
+        else:
+            raws.append(raw)
     name = short_name(path)
+    refuse(bad, name)
     if not raws:
         raise UserMistake(f"{path} holds no frames")
     frames, notes = convert_frames(raws, conventions, name)
@@ -366,6 +448,19 @@ def _open_file(path: Path, conventions: Conventions) -> Source:
     source.path, source.notes = path, notes
     source.unused = choose_keys(raws, conventions, name).unused
     return source
+
+
+def _missing_shards(folder: str | Path, found: Sequence[Source]) -> list[str]:
+    """Say which shards of a folder are not there; stores that are no shards are let be."""
+    count = max((s.shard[1] for s in found), default=1)
+    gone = sorted(set(range(count)) - {s.shard[0] for s in found if s.shard[1] == count})
+    if not gone:
+        return []
+    names = ", ".join(f"{k:05d}.h5" for k in gone[:3])
+    return [
+        f"{folder}: {len(gone):,} of {count:,} shards are missing ({names}); copy them from "
+        "their origin, or convert the data anew"
+    ]
 
 
 def open_source(
@@ -386,7 +481,10 @@ def open_source(
     problems: list[str] = []
     for item in given:
         try:
-            parts += [_open_file(file, conventions) for file in expand(item)]
+            found = [_open_file(file, conventions) for file in expand(item)]
+            if Path(item).expanduser().is_dir():
+                refuse(_missing_shards(item, found), str(item))
+            parts += found
         except UserMistake as mistake:
             problems += mistake.problems
         except PermissionError:

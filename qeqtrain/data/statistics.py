@@ -1,4 +1,10 @@
-"""What a set of frames says on the whole: references, scales, coverage. Float64 throughout."""
+"""What a set of frames says on the whole: references, scales, coverage. Float64 throughout.
+
+All of it follows from sums (:mod:`qeqtrain.data.sums`). Those of a whole store stand in it;
+those of a split are taken from the share that every frame has in them, which the store keeps
+as well (:mod:`qeqtrain.data.tally`). What depends on conventions, total charges and
+multiplicities, is counted anew.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qeqtrain.data.labels import LABELS
 from qeqtrain.data.sources import Source
 
 _SAMPLE = 2000  # frames looked at for the number of neighbours
@@ -58,21 +63,6 @@ def compositions(source: Source, frames: np.ndarray) -> tuple[tuple[int, ...], n
     return tuple(int(z) for z in elements[there]), counts[:, there].astype(np.float64)
 
 
-def fit_references(counts: np.ndarray, energies: np.ndarray) -> np.ndarray:
-    """Energies of elements by least squares, eV, shape ``(n_elements,)``.
-
-    Of all solutions the one of smallest norm, where compositions do not tell elements apart.
-
-    Args:
-        counts: atoms of each element in every frame, shape ``(n_frames, n_elements)``.
-        energies: total energies, eV, float64, shape ``(n_frames,)``.
-    """
-    solution, *_ = np.linalg.lstsq(counts, energies, rcond=1e-10)
-    # A second pass on what is left removes rounding where totals are a million eV.
-    rest, *_ = np.linalg.lstsq(counts, energies - counts @ solution, rcond=1e-10)
-    return solution + rest
-
-
 def rows_of(source: Source, frames: np.ndarray) -> np.ndarray:
     """Atoms of these frames, as a mask over all atoms of the source, shape ``(N,)``."""
     chosen = np.zeros(len(source), dtype=bool)
@@ -91,7 +81,13 @@ def labelled_rows(source: Source, frames: np.ndarray, label: str) -> np.ndarray:
 
 
 def neighbor_average(source: Source, frames: np.ndarray, cutoff: float) -> float:
-    """Directed edges per atom within ``cutoff``, from evenly spaced frames."""
+    """Directed edges per atom within ``cutoff``, from evenly spaced frames.
+
+    Where a store holds lists of this cutoff, all frames count, and no list is read.
+    """
+    stored = source.pair_counts(cutoff)
+    if stored is not None:
+        return 2.0 * float(stored[frames].sum()) / float(source.sizes[frames].sum())
     step = max(len(frames) // _SAMPLE, 1)
     sample: Sequence[int] = frames[::step].tolist()
     pairs = sum(len(source.pairs(i, cutoff)) for i in sample)
@@ -114,46 +110,27 @@ def statistics(
         frames: indices of those that count.
         average_neighbors: directed edges per atom, found elsewhere.
     """
-    elements, counts = compositions(source, frames)
-    references = dict.fromkeys(elements, 0.0)
-    energy_rms = float("nan")
-    if "energy" in source.present and source.present["energy"][frames].any():
-        known = source.present["energy"][frames]
-        energies = source.column("energy")[frames][known]
-        fitted = fit_references(counts[known], energies)
-        references = dict(zip(elements, fitted.tolist(), strict=True))
-        rest = (energies - counts[known] @ fitted) / counts[known].sum(axis=1)
-        energy_rms = float(np.sqrt(np.mean(rest**2)))
+    sums = source.sum_up(frames)
+    energies = sums.energies
+    references = dict.fromkeys(sums.elements, 0.0)
+    references |= zip(energies.elements, energies.references().tolist(), strict=True)
+    with_forces = sums.force_atoms > 0
+    by_atom = sums.force_squares[with_forces] / (3.0 * sums.force_atoms[with_forces])
+    known = [z for z, there in zip(sums.elements, with_forces, strict=True) if there]
     force_rms = float("nan")
-    by_element: dict[int, float] = {}
-    if "forces" in source.present and source.present["forces"][frames].any():
-        forces = labelled_rows(source, frames, "forces")
-        force_rms = float(np.sqrt(np.mean(forces**2)))
-        numbers = source.numbers[rows_of(source, with_label(source, frames, "forces"))]
-        by_element = {
-            int(z): float(np.sqrt(np.mean(forces[numbers == z] ** 2)))
-            for z in np.unique(numbers)
-        }
-    charge_range = None
-    if "charges" in source.present and source.present["charges"][frames].any():
-        charges = labelled_rows(source, frames, "charges")
-        charge_range = (float(charges.min()), float(charges.max()))
+    if known:
+        force_rms = float(np.sqrt(sums.force_squares.sum() / (3.0 * sums.force_atoms.sum())))
     return Statistics(
-        n_frames=len(frames),
-        n_atoms=int(source.sizes[frames].sum()),
-        elements=elements,
+        n_frames=sums.frames,
+        n_atoms=sums.atoms,
+        elements=sums.elements,
         references=references,
-        energy_rms=energy_rms,
+        energy_rms=energies.rms(),
         force_rms=force_rms,
-        force_rms_by_element=by_element,
+        force_rms_by_element=dict(zip(known, np.sqrt(by_atom).tolist(), strict=True)),
         average_neighbors=average_neighbors,
-        coverage={
-            label: float(source.present[label][frames].mean())
-            if label in source.present
-            else 0.0
-            for label in LABELS
-        },
-        charge_range=charge_range,
+        coverage={label: count / max(sums.frames, 1) for label, count in sums.labelled.items()},
+        charge_range=sums.charge_range,
         total_charges=count_states(source.total_charges[frames]),
         spins=count_states(source.spins[frames]),
     )

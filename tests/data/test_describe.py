@@ -68,11 +68,11 @@ def test_charges_that_do_not_add_up_are_a_warning(tmp_path, make_molecule):
 def test_conversion_keeps_every_frame_and_says_what_it_wrote(tmp_path, path):
     out = tmp_path / "out.h5"
     summary = convert(path, out, pairs_cutoff=4.0, stream=io.StringIO())
-    assert summary["frames"] == 16
-    assert summary["labels"]["forces"] == 16
+    assert summary.frames == 16
+    assert summary.labels["forces"] == 16
     store, origin = open_source(out), open_source(path)
     assert store.pairs_cutoff == 4.0
-    assert store.fingerprint == origin.fingerprint == summary["fingerprint"]
+    assert store.fingerprint == origin.fingerprint == summary.fingerprint
 
 
 def test_conversion_applies_the_conventions(tmp_path, make_molecule):

@@ -155,7 +155,7 @@ def test_what_ase_reads_is_read_with_its_labels(tmp_path):
     assert source[0].labels["stress"][1, 2] == 3.0
 
 
-@pytest.mark.parametrize("name", ["tasks.json", "refs.json.gz", "data.0000.aselmdb"])
+@pytest.mark.parametrize("name", ["tasks.json", "frames.json", "frames.dat"])
 def test_a_format_that_is_not_read_is_refused_with_those_that_are(tmp_path, name):
     path = tmp_path / name
     path.write_text("{}")

@@ -181,10 +181,3 @@ def test_fragment_charges_are_not_taken_for_a_total_charge(shared_data):
 def test_a_file_without_labels_is_refused(shared_data):
     with pytest.raises(UserMistake, match="without labels"):
         open_source(shared_data / "native/hdf5/spice_ions_conformations_only.hdf5")
-
-
-@pytest.mark.parametrize("folder", ["mptrj_json", "matpes_json", "aselmdb"])
-def test_formats_of_later_readers_are_refused_in_words(shared_data, folder):
-    for path in (shared_data / "native" / folder).iterdir():
-        with pytest.raises(UserMistake):
-            open_source(path)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from qeqtrain.data.sources import source_from_frames
-from qeqtrain.data.statistics import fit_references, neighbor_average, statistics
+from qeqtrain.data.statistics import neighbor_average, statistics
+from qeqtrain.data.sums import fit_references
 from qeqtrain.neighbors import find_pairs
 
 

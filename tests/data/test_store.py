@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 
 import h5py
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 
 from qeqtrain.data import store
+from qeqtrain.data.columns import digest
 from qeqtrain.data.frames import Frame
 from qeqtrain.data.labels import Conventions
+from qeqtrain.data.parts import PartWriter
 from qeqtrain.data.sources import Source, open_source, source_from_frames
 from qeqtrain.data.store_writer import StoreWriter
 from qeqtrain.data.writing import write_store
@@ -89,12 +92,61 @@ def test_an_open_source_goes_to_another_process_without_its_handle(path, frames)
         assert equal(pickle.loads(pickle.dumps(source))[3], frames[3])
 
 
-def test_a_handle_is_not_shared_across_a_fork(path, monkeypatch):
-    source = lazily(path)
+@pytest.fixture
+def early(tmp_path, frames):
+    """A store of format 1: columns in chunks, no checksums of blocks, no statistics."""
+    path = tmp_path / "early.h5"
+    with PartWriter(path) as writer:
+        writer.write(frames)
+    with h5py.File(path, "r+") as file:
+        del file["tally"]
+        attributes = {
+            "format": 1,
+            "conventions": json.dumps(Conventions().as_dict()),
+            "notes": "[]",
+            "digests": json.dumps({n: digest(file[n]) for n in store.dataset_names(file)}),
+            "pairs_cutoff": 0.0,
+            "elements": "[1, 8, 11, 17]",
+            "frames": len(frames),
+        }
+        file.attrs.update(
+            attributes | {"seal": store.seal(attributes), "kind": "qeqtrain store"}
+        )
+        file.attrs["complete"] = 1
+    return path
+
+
+def test_a_store_of_the_earlier_format_is_read(early, path, frames):
+    for source in (lazily(early), open_source(early)):
+        assert all(equal(source[i], frame) for i, frame in enumerate(frames))
+        assert source.fingerprint == open_source(path).fingerprint
+    stored, anew = open_source(path).sum_up(), open_source(early).sum_up()
+    assert stored.force_squares.tolist() == anew.force_squares.tolist()
+
+
+def test_an_hdf5_handle_is_not_shared_across_a_fork(early, monkeypatch):
+    source = lazily(early)
     source[0]
     before = source._columns["positions"]
     monkeypatch.setattr(store.os, "getpid", lambda: -7)
     assert source._columns["positions"] is not before
+
+
+def test_a_store_says_that_it_is_whole_when_read_from_end_to_end(path, frames):
+    assert store.verify(path) > sum(len(f) for f in frames) * 50
+    whole = path.read_bytes()
+    at = whole.index(frames[0].labels["forces"].tobytes()) + 5
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(UserMistake):
+        store.verify(path)
+
+
+def test_the_same_frames_make_the_same_bytes(tmp_path, path, frames):
+    other = tmp_path / "again.h5"
+    with StoreWriter(other, Conventions(nan="missing"), ["a note"]) as writer:
+        for frame in frames:
+            writer.write([frame])
+    assert other.read_bytes() == path.read_bytes()
 
 
 def test_an_absent_total_charge_stays_open_until_a_policy_fills_it(tmp_path, make_molecule):
