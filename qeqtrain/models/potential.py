@@ -44,7 +44,7 @@ class Potential(Domain, nn.Module):
         charge_references: energy of a structure by its total charge, or ``None``.
         conventions: of the data it was trained on, plain values.
         baselines: energies by name that the network adds to, each a map from structures to
-            eV, ``(B,)``.
+            eV, ``(B,)``, with the ``cutoffs`` of the neighbour lists it reads.
         spec: the recipe nodes of the parts, kept so that a file can rebuild them.
     """
 
@@ -109,7 +109,10 @@ class Potential(Domain, nn.Module):
     @property
     def cutoffs(self) -> dict[str, Reach]:
         """Neighbour lists the model reads: cutoff in A, or a rule for it, by consumer."""
-        return {**self.backbone.cutoffs, **self.charge.cutoffs}
+        found = {**self.backbone.cutoffs, **self.charge.cutoffs}
+        for baseline in self.baselines.values():
+            found |= baseline.cutoffs
+        return found
 
     @property
     def has_charges(self) -> bool:
@@ -175,7 +178,7 @@ class Potential(Domain, nn.Module):
         if self.charge_references is not None:
             energy = energy + self.charge_references(structures)
 
-        # Energy of the charges themselves, and of nuclei that come close.
+        # Energy of the charges themselves, and what lies beneath the network.
         if charges is not None:
             energy = energy + self.coupling.energy_of(charges)
         for baseline in self.baselines.values():
@@ -198,6 +201,37 @@ class Potential(Domain, nn.Module):
             hardness=charges.hardness,
             atomic_energies=atomic,
         )
+
+    @property
+    def given_cutoffs(self) -> dict[str, Reach]:
+        """Neighbour lists that :meth:`given_energy` reads; none where nothing is given."""
+        found = dict(self.charge.cutoffs) if self._charges_are_given else {}
+        for baseline in self.baselines.values():
+            found |= {"backbone": self.backbone.cutoff, **baseline.cutoffs}
+        return found
+
+    @property
+    def _charges_are_given(self) -> bool:
+        """Whether the energy of the charges has nothing to learn, as that of a fixed table."""
+        return bool(getattr(self.charge, "given", False)) and self.coupling.adds_energy
+
+    def given_energy(self, structures: Structures) -> Tensor:
+        """Add up the energies that training does not change, eV, float64, shape ``(B,)``.
+
+        Baselines, and charges whose parameters are fixed: what is left of the labels when they
+        are taken off is what references and scale are fitted to.
+
+        Args:
+            structures: with the edges of :attr:`given_cutoffs`.
+        """
+        energy = torch.zeros_like(structures.total_charge)
+        for baseline in self.baselines.values():
+            energy = energy + baseline(structures)
+        if self._charges_are_given:
+            species = self.species_index[structures.numbers]
+            nothing = structures.positions[:, :0]
+            energy = energy + self.coupling.energy_of(self.charge(structures, nothing, species))
+        return energy
 
     def _scale_of(self, species: Tensor) -> Tensor | float:
         """Give eV per unit of the network's output, one number or one per atom, ``(N,)``."""

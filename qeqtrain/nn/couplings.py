@@ -63,6 +63,11 @@ class Coupling(nn.Module):
         """Whether the energy depends on the electrostatic potential at the atoms."""
         return self.charge_energy == "coulomb"
 
+    @property
+    def adds_energy(self) -> bool:
+        """Whether energy of the charges is added to that of the atoms."""
+        return self.charge_energy != "none"
+
     def response(self, features: Tensor) -> ChargeResponse | None:
         """Say what is added to the charge functional before it is minimised: nothing.
 
