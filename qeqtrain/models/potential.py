@@ -207,7 +207,7 @@ class Potential(Domain, nn.Module):
         """Neighbour lists that :meth:`given_energy` reads; none where nothing is given."""
         found = dict(self.charge.cutoffs) if self._charges_are_given else {}
         for baseline in self.baselines.values():
-            found |= {"backbone": self.backbone.cutoff, **baseline.cutoffs}
+            found |= {**self.backbone.cutoffs, **baseline.cutoffs}
         return found
 
     @property
