@@ -61,18 +61,26 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     built["optim"].build_optimizer(sketch.parameters())
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})
     potential = potential_for(nodes, data)
+    built["optim"].freeze_weights(potential)
     strange = unseen_state_notes(potential, data)
     data.use_cutoffs(potential.cutoffs)
 
     yield from _about_data(data, recipe.settings["data"])
     yield from _about_labels(data.statistics.coverage, loss)
+    if potential.given_cutoffs:
+        left = ", ".join(
+            f"{chemical_symbols[z]} {e:.4f}" for z, e in potential.references.items()
+        )
+        yield "references", f"{left} eV, of what lies beneath the network taken off"
     parameters = sum(p.numel() for p in potential.parameters())
+    moving = sum(p.numel() for p in potential.parameters() if p.requires_grad)
     scale = potential.scale
     if isinstance(scale, Mapping):
         shown = ", ".join(f"{chemical_symbols[z]} {s:.4g}" for z, s in scale.items())
     else:
         shown = f"{scale:.4g}"
-    yield "model", f"{parameters:,} parameters, scale {shown} eV"
+    trained = "" if moving == parameters else f", {moving:,} of them trained"
+    yield "model", f"{parameters:,} parameters{trained}, scale {shown} eV"
     if potential.charge_references is not None:
         yield "charge energies", _charge_energies(potential.charge_references.plain())
     yield (
