@@ -68,10 +68,8 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield from _about_data(data, recipe.settings["data"])
     yield from _about_labels(data.statistics.coverage, loss)
     if potential.given_cutoffs:
-        left = ", ".join(
-            f"{chemical_symbols[z]} {e:.4f}" for z, e in potential.references.items()
-        )
-        yield "references", f"{left} eV, of what lies beneath the network taken off"
+        left = [f"{chemical_symbols[z]} {e:.4f}" for z, e in potential.references.items()]
+        yield "references", f"{', '.join(left)} eV, without what lies beneath the network"
     parameters = sum(p.numel() for p in potential.parameters())
     moving = sum(p.numel() for p in potential.parameters() if p.requires_grad)
     scale = potential.scale

@@ -72,8 +72,8 @@ class Term:
 class Loss:
     """Weighted sum of the errors in energy per atom, forces, stress, charges and dipole.
 
-    A weight is a number, or a mapping with ``weight``, ``kind``, ``huber_delta`` and ``average``
-    of its own.
+    A weight is a number, or a mapping with ``weight``, ``kind``, ``huber_delta`` and
+    ``average`` of its own.
 
     Args:
         energy: weight of the energy per atom, eV.
