@@ -56,7 +56,9 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     built = build(recipe)
     data, loss, nodes = built["data"], built["loss"], built["potential"]
     sketch = sketch_potential(nodes)
-    loss.refuse_impossible(has_charges=sketch.has_charges)
+    loss.refuse_impossible(
+        has_charges=sketch.has_charges, fixed_charges=sketch.has_fixed_charges
+    )
     built["trainer"].budget()
     built["optim"].build_optimizer(sketch.parameters())
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})

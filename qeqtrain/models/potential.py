@@ -120,6 +120,11 @@ class Potential(Domain, nn.Module):
         return self.charge.features > 0
 
     @property
+    def has_fixed_charges(self) -> bool:
+        """Whether charges come from a table of elements: nothing of them is trained."""
+        return bool(getattr(self.charge, "fixed", False))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Precision of the network; geometry, charges and totals are float64 always."""
         return next(self.backbone.parameters()).dtype
@@ -213,7 +218,8 @@ class Potential(Domain, nn.Module):
     @property
     def _charges_are_given(self) -> bool:
         """Whether the energy of the charges has nothing to learn, as that of a fixed table."""
-        return bool(getattr(self.charge, "given", False)) and self.coupling.adds_energy
+        added = self.coupling.charge_energy != "none" and not self.coupling.responds
+        return self.has_fixed_charges and added
 
     def given_energy(self, structures: Structures) -> Tensor:
         """Add up the energies that training does not change, eV, float64, shape ``(B,)``.

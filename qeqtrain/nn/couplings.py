@@ -58,15 +58,13 @@ class Coupling(nn.Module):
             )
         self.charge_energy = charge_energy
 
+    responds = False
+    """Whether the coupling has a say in what charges minimise."""
+
     @property
     def reads_potential(self) -> bool:
         """Whether the energy depends on the electrostatic potential at the atoms."""
         return self.charge_energy == "coulomb"
-
-    @property
-    def adds_energy(self) -> bool:
-        """Whether energy of the charges is added to that of the atoms."""
-        return self.charge_energy != "none"
 
     def response(self, features: Tensor) -> ChargeResponse | None:
         """Say what is added to the charge functional before it is minimised: nothing.
@@ -215,6 +213,9 @@ class VariationalCoupling(Coupling):
     Raises:
         UserMistake: nothing is minimised, or a width below 1.
     """
+
+    responds = True
+    """Whether the coupling has a say in what charges minimise."""
 
     def __init__(
         self,

@@ -142,7 +142,9 @@ def _charge_references(
         )
     fitted = nodes.get("references", "least_squares") == "least_squares"
     source, frames = data.source_of("train")
-    beneath = None if given is None else given.energies
+    beneath = None
+    if given is not None:
+        frames, beneath = given.frames, given.energies
     found = charge_energies(source, frames, None if fitted else references, beneath)
     if wanted == "learned":
         # What it learns is then of order one; the elements stay as they are without it.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qeqtrain.data.statistics import Statistics, compositions, fit_references
+from qeqtrain.errors import EquilibrationFailed
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.physics.response import respond
 from qeqtrain.structures import Prediction, Structures, collate
@@ -31,7 +32,8 @@ class Given:
     """Energies and forces that training does not change, of some training frames.
 
     Attributes:
-        frames: indices in the source, shape ``(F,)``.
+        frames: indices in the source, shape ``(F,)``; those whose charges have no answer are
+            left out.
         energies: eV, shape ``(F,)``.
         forces: eV/A, of the atoms of all these frames one after the other, shape ``(M, 3)``.
     """
@@ -51,6 +53,9 @@ def given_labels(potential: Potential, data: DataSets, *, every: bool = False) -
 
     Returns:
         ``None`` where the potential has nothing that is given.
+
+    Raises:
+        EquilibrationFailed: no frame has charges.
     """
     cutoffs = potential.given_cutoffs
     if not cutoffs:
@@ -58,20 +63,28 @@ def given_labels(potential: Potential, data: DataSets, *, every: bool = False) -
     source, frames = data.source_of("train")
     if len(frames) > SAMPLE and not every:
         frames = _sampled(source, frames)
-    energies, forces = [], []
-    for i in frames:
-        structure = with_pairs(source[int(i)].structure, cutoffs)
-        found = respond(
-            lambda s: _prediction(potential, s),
-            collate([structure]),
-            forces=True,
-            stress=False,
-            create_graph=False,
-        )
+    done, energies, forces = [], [], []
+    failure: EquilibrationFailed | None = None
+    for i in frames.tolist():
+        structure = with_pairs(source[i].structure, cutoffs)
+        try:
+            found = respond(
+                lambda s: _prediction(potential, s),
+                collate([structure]),
+                forces=True,
+                stress=False,
+                create_graph=False,
+            )
+        except EquilibrationFailed as error:
+            failure = error
+            continue
         assert found.forces is not None
+        done.append(i)
         energies.append(float(found.energy))
         forces.append(found.forces.numpy())
-    return Given(frames, np.array(energies), np.concatenate(forces))
+    if failure is not None and not done:
+        raise failure
+    return Given(np.array(done), np.array(energies), np.concatenate(forces))
 
 
 def _prediction(potential: Potential, structures: Structures) -> Prediction:

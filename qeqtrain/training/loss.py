@@ -122,13 +122,26 @@ class Loss:
         """Whether a quantity has a weight."""
         return quantity in self.terms
 
-    def refuse_impossible(self, *, has_charges: bool) -> None:
+    def refuse_impossible(self, *, has_charges: bool, fixed_charges: bool = False) -> None:
         """Check that the model predicts what the loss compares.
 
+        Args:
+            has_charges: whether the model has charges.
+            fixed_charges: whether nothing of them is trained.
+
         Raises:
-            UserMistake: charges or dipoles asked of a model without charges.
+            UserMistake: charges or dipoles asked of a model without charges or with fixed ones.
         """
         asked = [name for name in ("charges", "dipole") if self.needs(name)]
+        if asked and fixed_charges:
+            raise UserMistake(
+                *(
+                    f"loss.{name}={self.terms[name].weight:g}, but the charges come from a "
+                    f"table and have nothing to learn; set loss.{name}=0 or choose another "
+                    "charge model"
+                    for name in asked
+                )
+            )
         if asked and not has_charges:
             raise UserMistake(
                 *(

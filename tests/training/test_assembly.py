@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ import torch
 from qeqtrain.data.frames import Frame
 from qeqtrain.data.sets import DataSets
 from qeqtrain.data.writing import write_extxyz
-from qeqtrain.errors import UserMistake
+from qeqtrain.errors import EquilibrationFailed, UserMistake
 from qeqtrain.models.qet import qet_spec
 from qeqtrain.neighbors import with_pairs
+from qeqtrain.nn.charges import Charges
 from qeqtrain.physics.repulsion import zbl_energy
 from qeqtrain.structures import Structure, collate
 from qeqtrain.training import given
@@ -242,3 +243,56 @@ def test_a_baseline_does_not_change_the_first_weights(prepared) -> None:
         torch.manual_seed(5)
         weights.append(potential_for(nodes, data).state_dict())
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+class Tabled(torch.nn.Module):
+    """Charges of a table: an atom's energy is known, and no feature is read."""
+
+    features, equilibrated, fixed = 2, True, True
+    cutoffs: ClassVar = {"charge": 3.0}
+
+    def forward(self, structures, features, species, response=None) -> Charges:
+        assert set(structures.edges) == {"charge"}
+        each = torch.where(structures.numbers == 11, 0.25, -3.0).double()
+        each = each + 0.0 * structures.positions.sum(dim=1)
+        by_structure = structures.sum_over_atoms(each)
+        return Charges(each, each, by_structure, by_structure, 0.0 * by_structure, each, each)
+
+
+@pytest.mark.parametrize(
+    ("coupling", "taken"),
+    [("AdditiveCoupling", 1), ("FeatureCoupling", 0), ("VariationalCoupling", 0)],
+)
+def test_energies_of_fixed_charges_are_taken_off_where_they_are_added(
+    prepared, monkeypatch, coupling: str, taken: int
+) -> None:
+    monkeypatch.setattr("qeqtrain.nn.charges.Tabled", Tabled, raising=False)
+    nodes = {
+        **NODES,
+        "charge": {"_target_": "qeqtrain.nn.charges.Tabled"},
+        "coupling": {"_target_": f"qeqtrain.nn.couplings.{coupling}"},
+    }
+    data = prepared(train=[frame(i, 0.0) for i in range(12)])
+    found = potential_for(nodes, data).references
+    expected = {11: -4.0 - taken * 0.25, 17: -7.0 + taken * 3.0}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_frames_whose_charges_have_no_answer_do_not_count(prepared, monkeypatch) -> None:
+    class Failing(Tabled):
+        def forward(self, structures, *rest) -> Charges:
+            if len(structures.numbers) != 5:
+                raise EquilibrationFailed("no answer")
+            return super().forward(structures, *rest)
+
+    monkeypatch.setattr("qeqtrain.nn.charges.Tabled", Failing, raising=False)
+    nodes = {
+        **NODES,
+        "charge": {"_target_": "qeqtrain.nn.charges.Tabled"},
+        "coupling": {"_target_": "qeqtrain.nn.couplings.AdditiveCoupling"},
+    }
+    data = prepared(train=[frame(i, 0.0) for i in range(12)])
+    potential = potential_for(nodes, data)
+    assert len(given.given_labels(potential, data).frames) == 3
+    with pytest.raises(EquilibrationFailed, match="no answer"):
+        potential_for(nodes, prepared(train=[frame(4, 0.0)]))

@@ -117,6 +117,12 @@ def test_charges_asked_of_a_model_without_any_are_a_mistake() -> None:
     Loss(charges=0.0).refuse_impossible(has_charges=False)
 
 
+def test_charges_of_a_table_cannot_be_trained() -> None:
+    with pytest.raises(UserMistake, match=r"loss\.dipole=2.*nothing to learn.*loss\.dipole=0"):
+        Loss(dipole=2.0).refuse_impossible(has_charges=True, fixed_charges=True)
+    Loss().refuse_impossible(has_charges=True, fixed_charges=True)
+
+
 def test_all_mistakes_in_weights_come_together() -> None:
     with pytest.raises(UserMistake) as caught:
         Loss(energy=-1.0, forces={"wieght": 2.0}, charges={"kind": "msse"})
