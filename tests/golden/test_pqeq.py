@@ -16,6 +16,7 @@ import pytest
 import torch
 from ase.io import read
 
+from qeqtrain.errors import EquilibrationFailed
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.physics.polarization import PUBLISHED, Polarization, polarize, table_parameters
 from qeqtrain.physics.response import strained
@@ -125,6 +126,28 @@ def test_a_case_beside_this_file_is_reproduced(path: Path, mode: str) -> None:
 )
 def test_a_shared_case_is_reproduced(name: str, mode: str) -> None:
     check(shared_case(name), mode)
+
+
+@pytest.mark.parametrize("path", HERE, ids=lambda p: p.stem)
+def test_a_minimum_beside_this_file_is_found(path: Path) -> None:
+    check(case(path), "self_consistent")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_minimum_is_found_or_its_absence_reported(name: str) -> None:
+    given = shared_case(name)
+    if given["variants"]["scf"]["converged"]:
+        check(given, "self_consistent")
+    else:
+        with pytest.raises(EquilibrationFailed, match="polarisation catastrophe"):
+            evaluate(structure_of(given), "self_consistent")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nacl_bulk_1000"])
+def test_a_large_catastrophe_is_reported(name: str) -> None:
+    with pytest.raises(EquilibrationFailed, match="polarisation catastrophe"):
+        evaluate(structure_of(shared_case(name)), "self_consistent")
 
 
 @pytest.mark.slow

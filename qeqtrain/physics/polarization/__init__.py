@@ -1,6 +1,6 @@
 """Polarizable charge equilibration: cores that share charge, and shells on springs."""
 
-from qeqtrain.physics.polarization.elements import PUBLISHED, table_parameters
+from qeqtrain.physics.polarization.elements import PUBLISHED, table_parameters, table_rows
 from qeqtrain.physics.polarization.modes import Gradients, Mode, Polarization, polarize
 from qeqtrain.physics.polarization.parameters import (
     Constants,
@@ -20,4 +20,5 @@ __all__ = [
     "own_stiffness",
     "polarize",
     "table_parameters",
+    "table_rows",
 ]

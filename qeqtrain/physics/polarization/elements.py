@@ -9,6 +9,7 @@ plain charge equilibration that others share (Rappe and Goddard, J. Phys. Chem. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -135,14 +136,14 @@ ELEMENTS: dict[int, tuple[float, float, float, float]] = {
 """Electronegativity, eV/e; hardness, eV/e^2; radius, A; spring, kcal/mol/A^2."""
 
 
-def listed(numbers: list[int]) -> None:
-    """Refuse elements that the table lacks.
+def table_rows(numbers: Sequence[int]) -> Tensor:
+    """Give electronegativity, hardness, width and stiffness in eV and A, shape ``(4, n)``.
 
     Args:
         numbers: atomic numbers.
 
     Raises:
-        UserMistake: naming them.
+        UserMistake: elements outside the table, naming them.
     """
     missing = sorted(set(numbers) - set(ELEMENTS))
     if missing:
@@ -153,18 +154,6 @@ def listed(numbers: list[int]) -> None:
             f"the table of polarizable charges has no parameters for {names}; it goes from H "
             "to No; leave these elements out, or let a network give them: charge=polarizable"
         )
-
-
-def rows_of(numbers: list[int]) -> Tensor:
-    r"""Give electronegativity, hardness, width and stiffness in eV and A, shape ``(4, n)``.
-
-    Args:
-        numbers: atomic numbers.
-
-    Raises:
-        UserMistake: an element outside the table.
-    """
-    listed(numbers)
     rows = []
     for number in numbers:
         chi, eta, radius, spring = ELEMENTS[number]
@@ -182,7 +171,7 @@ def table_parameters(numbers: Tensor) -> Parameters:
         UserMistake: an element outside the table.
     """
     kinds = sorted(set(numbers.tolist()))
-    rows = rows_of(kinds).to(numbers.device)
+    rows = table_rows(kinds).to(numbers.device)
     index = torch.searchsorted(torch.tensor(kinds, device=numbers.device), numbers)
     chi, eta, width, stiffness = (row.index_select(0, index) for row in rows)
     return Parameters(chi, eta, width, stiffness, torch.full_like(chi, CORE_CHARGE))

@@ -8,7 +8,6 @@ from torch import Tensor
 from qeqtrain.structures import Structures
 
 
-@torch.no_grad()
 def open_field(structures: Structures) -> Tensor:
     """Take from the field what lies along periodic directions, V/A, shape ``(B, 3)``.
 

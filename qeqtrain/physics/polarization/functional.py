@@ -87,6 +87,13 @@ class Functional:
         charges, m, _ = solve_stationary(-chi, fixed, self.hardness, self.sums.here, problem)
         return charges, torch.where(self.groups.held, self.groups.potential, -m)
 
+    def chemical_potential(self, charges: Tensor, potential: Tensor) -> Tensor:
+        """Mean of dE/dq over the atoms of every group, eV/e, ``(G,)``; equal at rest."""
+        slope = self.electronegativity + self.hardness * charges + potential
+        sizes = self.groups.sum_over_atoms(torch.ones_like(slope))
+        mean = self.groups.sum_over_atoms(slope) / sizes
+        return torch.where(self.groups.held, self.groups.potential, mean)
+
     def step(self, charges: Tensor, shells: Tensor | None, farthest: float | None) -> Tensor:
         """Move every shell to where its spring holds the present force on it, ``(N, 3)``."""
         if shells is None:

@@ -62,7 +62,7 @@ class PairFunctions:
         self, block: Block, u: Tensor, v: Tensor, positions: Tensor, cell: Tensor, width: Tensor
     ) -> tuple[Tensor]:
         """Bilinear form u.g.v of charges, shells at rest, ``(B,)``."""
-        value = self.value(block.vectors(positions, cell), _rate(block, width))
+        value = self.value(block.vectors(positions, cell), pair_rate(block, width))
         product = block.at_sender(u) * block.at_receiver(v)
         if u is not v:
             product = product + block.at_receiver(u) * block.at_sender(v)
@@ -77,7 +77,7 @@ class PairFunctions:
 
         Three components of shape ``(N,)``: what shells at rest feel, per Z.
         """
-        vectors, rate = block.vectors(positions, cell), _rate(block, width)
+        vectors, rate = block.vectors(positions, cell), pair_rate(block, width)
         kernel, squares = self.kernel(vectors, rate)
         twice = 2.0 * kernel.of(squares, rate, 1)  # the gradient is twice g' times the vector
         at_receiver = twice * block.at_sender(charges)
@@ -109,7 +109,7 @@ class PairFunctions:
             cell: A, shape ``(B, 3, 3)``.
             width: A, shape ``(N,)``.
         """
-        rate = _rate(block, width)
+        rate = pair_rate(block, width)
         d = block.vectors(positions, cell)
         rows = displacement.unbind(-1)
         here = [block.at_receiver(row) for row in rows]
@@ -140,7 +140,7 @@ class PairFunctions:
 
         times the taper.
         """
-        vectors, rate = block.vectors(positions, cell), _rate(block, width)
+        vectors, rate = block.vectors(positions, cell), pair_rate(block, width)
         x, y, z = vectors
         squares = x * x + y * y + z * z
         t = squares.sqrt() / self.cutoff
@@ -151,7 +151,8 @@ class PairFunctions:
         return (block.onto_atoms(each, each, len(width)),)
 
 
-def _rate(block: Block, width: Tensor) -> Tensor:
+def pair_rate(block: Block, width: Tensor) -> Tensor:
+    """Exponent a of the interaction of two densities, 1/A^2, shape ``(P,)``."""
     squares = width * width
     return 0.5 / (block.at_sender(squares) + block.at_receiver(squares))
 
@@ -264,7 +265,7 @@ class CoreShellSum:
         """Symmetric A of every bucket, eV/e^2, ``(b, n, n)``; zero in the padding."""
         dense = DenseMatrices(self.buckets, self.structures)
         for block in self.blocks:
-            rate = _rate(block, self.here.width)
+            rate = pair_rate(block, self.here.width)
             vectors = block.vectors(self.here.positions, self.here.cell)
             value = self.functions.value(vectors, rate).mul_(self.constants.solve)
             # Both triangles: an atom and its image is seen from either side.

@@ -33,6 +33,7 @@ from qeqtrain.errors import EquilibrationFailed, UserMistake, nearest
 from qeqtrain.physics.naming import name_of
 from qeqtrain.physics.polarization.functional import Functional
 from qeqtrain.physics.polarization.parameters import Constants, Parameters
+from qeqtrain.physics.polarization.self_consistent import RestProblem, settle
 from qeqtrain.physics.stationary import Effort
 from qeqtrain.structures import Structures
 
@@ -120,11 +121,22 @@ def polarize(
         masked=mode != "released",
         damping=damping,
     )
-    exact = gradients == "exact"
+    # The minimum of the energy that is differentiated; frozen, as it was published.
+    exact, used = gradients == "exact", functional.constants
+    constant = used.energy if exact else used.solve
+    mu: Tensor | None = None
     with torch.set_grad_enabled(torch.is_grad_enabled() and exact):
-        charges, shells, mu, effort = _settle(functional, mode)
+        if mode == "self_consistent":
+            start, effort = _start(functional)
+            charges, shells = settle(RestProblem(functional, constant), start)
+        else:
+            charges, shells, mu, effort = _passes(functional, twice=mode == "released")
     energy, pairs, potential = functional.energy(charges, shells, functional.constants.energy)
     _refuse_lost(structures, energy)
+    if mu is None:
+        # At rest under the constant of the solution.
+        there = potential * (constant / functional.constants.energy)
+        mu = functional.chemical_potential(charges, there)
     return Polarization(
         charges=charges,
         shells=shells,
@@ -137,16 +149,26 @@ def polarize(
     )
 
 
-def _settle(functional: Functional, mode: Mode) -> tuple[Tensor, Tensor, Tensor, Effort | None]:
-    """Charges, shells, chemical potentials and effort of a mode."""
+def _passes(
+    functional: Functional, *, twice: bool
+) -> tuple[Tensor, Tensor, Tensor, Effort | None]:
+    """Charges, shells, chemical potentials and effort after one or two passes."""
     problem = functional.problem()
-    farthest = FARTHEST if mode == "released" else None
+    farthest = FARTHEST if twice else None
     charges, mu = functional.solve_charges(problem, None)
     shells = functional.step(charges, None, farthest)
-    if mode == "released":
+    if twice:
         charges, mu = functional.solve_charges(problem, shells)
         shells = functional.step(charges, shells, farthest)
     return charges, shells, mu, problem.effort
+
+
+@torch.no_grad()
+def _start(functional: Functional) -> tuple[Tensor, Effort | None]:
+    """Charges with shells at rest, to begin with."""
+    problem = functional.problem()
+    charges, _ = functional.solve_charges(problem, None)
+    return charges, problem.effort
 
 
 def _refuse_lost(structures: Structures, energy: Tensor) -> None:
