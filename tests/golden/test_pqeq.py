@@ -40,6 +40,9 @@ LARGE = (
     "water_box_1536",
 )
 
+UNSETTLED = ("mpftp_Ba2Hg6_007", "mpftp_Cl8Mn2Na4_019")
+"""Small cases in which the fixed point iteration of the reference ran away."""
+
 EXACT = 1e-10
 """eV per atom, eV/A, e, A, eV/A^3; what is asked for is 1e-8."""
 
@@ -133,14 +136,26 @@ def test_a_minimum_beside_this_file_is_found(path: Path) -> None:
     check(case(path), "self_consistent")
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_minimum_is_found_or_its_absence_reported(name: str) -> None:
-    given = shared_case(name)
-    if given["variants"]["scf"]["converged"]:
-        check(given, "self_consistent")
-    else:
-        with pytest.raises(EquilibrationFailed, match="polarisation catastrophe"):
-            evaluate(structure_of(given), "self_consistent")
+@pytest.mark.parametrize("name", [n for n in SMALL if n not in UNSETTLED])
+def test_a_shared_minimum_is_found(name: str) -> None:
+    check(shared_case(name), "self_consistent")
+
+
+def test_without_a_minimum_the_structure_is_named() -> None:
+    given = shared_case("mpftp_Ba2Hg6_007")
+    with pytest.raises(EquilibrationFailed, match=r"Ba2Hg6.*polarisation catastrophe"):
+        evaluate(structure_of(given), "self_consistent")
+
+
+def test_newtons_steps_find_a_minimum_that_a_fixed_point_iteration_misses() -> None:
+    structure = structure_of(shared_case("mpftp_Cl8Mn2Na4_019"))
+    batch = collate([with_pairs(structure, {"charge": 12.5})])
+    positions = batch.positions.requires_grad_()
+    slopes = []
+    for gradients in ("exact", "frozen"):
+        found = polarize(table_parameters(batch.numbers), batch, gradients=gradients)
+        slopes += torch.autograd.grad(found.energy.sum(), positions)
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-9)  # so the energy is stationary
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ STEPS = 100
 SETTLED = 1e-9
 """Last Newton step, e and A: the one after it is its square."""
 
-LOOSE = 2.0
+LOOSE = 3.0
 """Displacement of a shell, A, beyond which it has left its atom."""
 
 
