@@ -199,6 +199,27 @@ class Potential(Domain, nn.Module):
             atomic_energies=atomic,
         )
 
+    @property
+    def adds_fixed_energy(self) -> bool:
+        """Whether an energy is added that no weight has a say in."""
+        return bool(self.baselines) or self._charges_are_fixed
+
+    @property
+    def _charges_are_fixed(self) -> bool:
+        """Whether charges add their energy and come from a table that nothing changes."""
+        fixed = bool(getattr(self.charge, "fixed", False))
+        return fixed and self.coupling.charge_energy != "none" and not self.coupling.responds
+
+    def fixed_energy(self, structures: Structures) -> Tensor:
+        """Energy that is added and that no weight has a say in, eV, shape ``(B,)``."""
+        energy = torch.zeros_like(structures.total_charge)
+        for baseline in self.baselines.values():
+            energy = energy + baseline(structures)
+        if self._charges_are_fixed:
+            charges = self.charge(structures, None, self.species_index[structures.numbers])
+            energy = energy + self.coupling.energy_of(charges)
+        return energy
+
     def _scale_of(self, species: Tensor) -> Tensor | float:
         """Give eV per unit of the network's output, one number or one per atom, ``(N,)``."""
         if self.species_scale is None:

@@ -57,6 +57,9 @@ class Coupling(nn.Module):
             )
         self.charge_energy = charge_energy
 
+    responds = False
+    """Whether the coupling has a say in what charges minimise."""
+
     @property
     def reads_potential(self) -> bool:
         """Whether the energy depends on the electrostatic potential at the atoms."""
@@ -207,6 +210,9 @@ class VariationalCoupling(Coupling):
     Raises:
         UserMistake: nothing is minimised, or a width below 1.
     """
+
+    responds = True
+    """Whether the coupling has a say in what charges minimise."""
 
     def __init__(
         self,

@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from qeqtrain.data.charge_references import charge_energies, count_compositions
 from qeqtrain.data.labels import plural
 from qeqtrain.data.statistics import count_states
+from qeqtrain.data.statistics import statistics as fit_statistics
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.models.charge_states import StatesRead, checked_policy
 from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.models.references import ChargeReferenceKind
+from qeqtrain.training.remainders import Remainder, remainder
 
 if TYPE_CHECKING:
     from qeqtrain.data.sets import DataSets
+    from qeqtrain.data.sources import Source
     from qeqtrain.data.statistics import Statistics
 
 
@@ -54,8 +60,15 @@ def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
         nodes.get("unseen_charge_states", "error")
     )
     conventions["untrained_elements"] = [z for z in elements if z not in trained]
+    source, frames = data.source_of("train")
+    left = _remainder(nodes, elements, data)
+    if left is not None:
+        source, frames = left
+        rest = fit_statistics(source, frames)
+        fitted = ("references", "energy_rms", "force_rms", "force_rms_by_element")
+        statistics = replace(statistics, **{name: getattr(rest, name) for name in fitted})
     references = _references(nodes.get("references", "least_squares"), trained, statistics)
-    references, charge_references = _charge_references(nodes, references, data)
+    references, charge_references = _charge_references(nodes, references, source, frames)
     return build_potential(
         nodes,
         elements=elements,
@@ -66,6 +79,17 @@ def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
         charge_references=charge_references,
         conventions=conventions,
     )
+
+
+def _remainder(
+    nodes: Mapping[str, Any], elements: list[int], data: DataSets
+) -> tuple[Remainder, np.ndarray] | None:
+    """Training frames less what the potential adds without learning; ``None`` if nothing."""
+    with torch.random.fork_rng():  # the weights of the run are drawn later
+        sketch = build_potential(
+            nodes, elements=elements, references={}, scale=1.0, charge_range=(-1.0, 1.0)
+        )
+    return remainder(sketch, *data.source_of("train"))
 
 
 def unseen_state_notes(potential: Potential, data: DataSets) -> list[str]:
@@ -108,7 +132,10 @@ def unseen_state_notes(potential: Potential, data: DataSets) -> list[str]:
 
 
 def _charge_references(
-    nodes: Mapping[str, Any], references: dict[int, float], data: DataSets
+    nodes: Mapping[str, Any],
+    references: dict[int, float],
+    source: Source | Remainder,
+    frames: np.ndarray,
 ) -> tuple[dict[int, float], dict[str, Any] | None]:
     """Energies of elements, eV, and what knows the total charge beside them, plain values."""
     wanted = nodes.get("charge_references", "none")
@@ -121,7 +148,6 @@ def _charge_references(
             f"{nearest(str(wanted), kinds)}"
         )
     fitted = nodes.get("references", "least_squares") == "least_squares"
-    source, frames = data.source_of("train")
     found = charge_energies(source, frames, None if fitted else references)
     if wanted == "learned":
         # What it learns is then of order one; the elements stay as they are without it.

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from qeqtrain.data.frames import Frame
 from qeqtrain.data.sets import DataSets
 from qeqtrain.data.writing import write_extxyz
 from qeqtrain.errors import UserMistake
+from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.models.qet import qet_spec
-from qeqtrain.structures import Structure
+from qeqtrain.neighbors import with_pairs
+from qeqtrain.structures import Structure, collate
 from qeqtrain.training.assembly import potential_for, unseen_state_notes
 
 OFFSETS = {-1.0: -2.0, 0.0: 0.0, 1.0: 6.0}
@@ -155,3 +158,70 @@ def test_a_composition_that_only_validation_has_is_refused_where_it_counts(prepa
     potential = potential_for({**NODES, "charge_references": "per_composition"}, data)
     with pytest.raises(UserMistake, match=r"val: Na with total charge 0.*not at all \(1 fra"):
         unseen_state_notes(potential, data)
+
+
+SALT = {"_target_": "qeqtrain.nn.charges.TableCharges"}
+ADDED = {
+    "a table of charges": {
+        "charge": SALT,
+        "coupling": {"_target_": "qeqtrain.nn.couplings.AdditiveCoupling"},
+    },
+    "a baseline": {
+        "baselines": {"zbl": {"_target_": "qeqtrain.nn.baselines.ScreenedNuclei"}},
+    },
+}
+
+
+@pytest.mark.parametrize("parts", ADDED.values(), ids=ADDED)
+@pytest.mark.parametrize("charge_references", ["none", "per_charge"])
+def test_what_is_added_anyway_is_taken_off_before_references_are_fitted(
+    prepared, parts, charge_references
+) -> None:
+    nodes = {**NODES, **parts, "charge_references": charge_references}
+    plain = [
+        frame(i, float(i % 3 - 1) if charge_references != "none" else 0.0) for i in range(24)
+    ]
+    wanted = potential_for(
+        {**NODES, "charge_references": charge_references}, prepared(train=plain)
+    )
+    sketch = sketch_potential_of(nodes)
+    train = []
+    for one in plain:
+        batch = collate([with_pairs(one.structure, sketch.cutoffs)])
+        positions = batch.positions.requires_grad_()
+        energy = sketch.fixed_energy(batch)
+        (slope,) = torch.autograd.grad(energy.sum(), positions)
+        labels = dict(one.labels)
+        labels["energy"] = labels["energy"] + float(energy.detach()[0])
+        labels["forces"] = labels["forces"] - slope.numpy()
+        train.append(replace(one, labels=labels))
+    found = potential_for(nodes, prepared(train=train))
+    assert found.references == pytest.approx(wanted.references, abs=1e-6)
+    assert found.scale == pytest.approx(wanted.scale, abs=1e-6)
+    if charge_references != "none":
+        energies = [dict(p.charge_references.plain()["energies"]) for p in (found, wanted)]
+        assert energies[0] == pytest.approx(energies[1], abs=1e-6)
+
+
+def sketch_potential_of(nodes: dict[str, Any]) -> Potential:
+    return build_potential(nodes, elements=(11, 17), references={}, scale=1.0)
+
+
+def test_looking_for_what_is_added_draws_no_random_numbers(prepared) -> None:
+    data, weights = prepared(), []
+    for nodes in ({**NODES, **ADDED["a baseline"]}, NODES):
+        torch.manual_seed(3)
+        potential = potential_for(nodes, data)
+        weights.append(next(potential.backbone.parameters()).detach().clone())
+    assert torch.equal(*weights)
+
+
+def test_the_sample_has_every_element(prepared, monkeypatch) -> None:
+    lone = frame(99, 0.0)
+    numbers = lone.structure.numbers.copy()
+    numbers[0] = 19
+    lone = replace(lone, structure=replace(lone.structure, numbers=numbers))
+    data = prepared(train=[frame(i, 0.0) for i in range(23)] + [lone])
+    monkeypatch.setattr("qeqtrain.training.remainders.SAMPLE", 8)
+    potential = potential_for({**NODES, **ADDED["a baseline"]}, data)
+    assert potential.references[19] != 0.0
