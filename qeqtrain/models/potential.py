@@ -208,32 +208,32 @@ class Potential(Domain, nn.Module):
         )
 
     @property
-    def given_cutoffs(self) -> dict[str, Reach]:
-        """Neighbour lists that :meth:`given_energy` reads; none where nothing is given."""
-        found = dict(self.charge.cutoffs) if self._charges_are_given else {}
+    def fixed_cutoffs(self) -> dict[str, Reach]:
+        """Neighbour lists that :meth:`fixed_energy` reads; none where nothing is given."""
+        found = dict(self.charge.cutoffs) if self._charges_are_fixed else {}
         for baseline in self.baselines.values():
             found |= {**self.backbone.cutoffs, **baseline.cutoffs}
         return found
 
     @property
-    def _charges_are_given(self) -> bool:
+    def _charges_are_fixed(self) -> bool:
         """Whether the energy of the charges has nothing to learn, as that of a fixed table."""
         added = self.coupling.charge_energy != "none" and not self.coupling.responds
         return self.has_fixed_charges and added
 
-    def given_energy(self, structures: Structures) -> Tensor:
+    def fixed_energy(self, structures: Structures) -> Tensor:
         """Add up the energies that training does not change, eV, float64, shape ``(B,)``.
 
         Baselines, and charges whose parameters are fixed: what is left of the labels when they
         are taken off is what references and scale are fitted to.
 
         Args:
-            structures: with the edges of :attr:`given_cutoffs`.
+            structures: with the edges of :attr:`fixed_cutoffs`.
         """
         energy = torch.zeros_like(structures.total_charge)
         for baseline in self.baselines.values():
             energy = energy + baseline(structures)
-        if self._charges_are_given:
+        if self._charges_are_fixed:
             species = self.species_index[structures.numbers]
             nothing = structures.positions[:, :0]
             energy = energy + self.coupling.energy_of(self.charge(structures, nothing, species))

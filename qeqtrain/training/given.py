@@ -16,7 +16,7 @@ from qeqtrain.data.statistics import Statistics, compositions, fit_references
 from qeqtrain.errors import EquilibrationFailed
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.physics.response import respond
-from qeqtrain.structures import Prediction, Structures, collate
+from qeqtrain.structures import Prediction, collate
 
 if TYPE_CHECKING:
     from qeqtrain.data.sets import DataSets
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SAMPLE = 2000
 """Training frames that given energies are worked out for, where there are more."""
+
+TOGETHER = 8
+"""Frames worked out in one batch."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +60,46 @@ def given_labels(potential: Potential, data: DataSets, *, every: bool = False) -
     Raises:
         EquilibrationFailed: no frame has charges.
     """
-    cutoffs = potential.given_cutoffs
-    if not cutoffs:
+    if not potential.fixed_cutoffs:
         return None
     source, frames = data.source_of("train")
     if len(frames) > SAMPLE and not every:
         frames = _sampled(source, frames)
-    done, energies, forces = [], [], []
+    done: list[int] = []
+    found: list[Prediction] = []
     failure: EquilibrationFailed | None = None
-    for i in frames.tolist():
-        structure = with_pairs(source[i].structure, cutoffs)
+    for start in range(0, len(frames), TOGETHER):
+        chosen = frames[start : start + TOGETHER].tolist()
         try:
-            found = respond(
-                lambda s: _prediction(potential, s),
-                collate([structure]),
-                forces=True,
-                stress=False,
-                create_graph=False,
-            )
-        except EquilibrationFailed as error:
-            failure = error
-            continue
-        assert found.forces is not None
-        done.append(i)
-        energies.append(float(found.energy))
-        forces.append(found.forces.numpy())
+            found.append(_fixed(potential, source, chosen))
+            done += chosen
+        except EquilibrationFailed:
+            for i in chosen:  # all but those that have no answer
+                try:
+                    found.append(_fixed(potential, source, [i]))
+                    done.append(i)
+                except EquilibrationFailed as error:
+                    failure = error
     if failure is not None and not done:
         raise failure
-    return Given(np.array(done), np.array(energies), np.concatenate(forces))
+    return Given(
+        np.array(done),
+        np.concatenate([part.energy.numpy() for part in found]),
+        np.concatenate([part.forces.numpy() for part in found if part.forces is not None]),
+    )
 
 
-def _prediction(potential: Potential, structures: Structures) -> Prediction:
-    return Prediction(energy=potential.given_energy(structures))
+def _fixed(potential: Potential, source: Source, frames: list[int]) -> Prediction:
+    """Energies and forces of some frames together."""
+    cutoffs = potential.fixed_cutoffs
+    batch = collate([with_pairs(source[i].structure, cutoffs) for i in frames])
+    return respond(
+        lambda structures: Prediction(energy=potential.fixed_energy(structures)),
+        batch,
+        forces=True,
+        stress=False,
+        create_graph=False,
+    )
 
 
 def _sampled(source: Source, frames: np.ndarray) -> np.ndarray:

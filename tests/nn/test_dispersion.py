@@ -151,7 +151,7 @@ def test_no_structures_have_no_energy() -> None:
     none = replace(
         edges, sender=edges.sender[:0], receiver=edges.receiver[:0], shift=edges.shift[:0]
     )
-    found = potential.given_energy(replace(nothing, edges={"dispersion": none}))
+    found = potential.fixed_energy(replace(nothing, edges={"dispersion": none}))
     assert found.shape == (0,)
 
 

@@ -15,6 +15,7 @@ from qeqtrain.data.frames import Frame
 from qeqtrain.data.sets import DataSets
 from qeqtrain.data.writing import write_extxyz
 from qeqtrain.errors import EquilibrationFailed, UserMistake
+from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.models.qet import qet_spec
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.nn.charges import Charges
@@ -296,3 +297,50 @@ def test_frames_whose_charges_have_no_answer_do_not_count(prepared, monkeypatch)
     assert len(given.given_labels(potential, data).frames) == 3
     with pytest.raises(EquilibrationFailed, match="no answer"):
         potential_for(nodes, prepared(train=[frame(4, 0.0)]))
+
+
+SALT = {"_target_": "qeqtrain.nn.charges.TableCharges"}
+ADDED = {
+    "a table of charges": {
+        "charge": SALT,
+        "coupling": {"_target_": "qeqtrain.nn.couplings.AdditiveCoupling"},
+    },
+    "a baseline": {
+        "baselines": {"zbl": {"_target_": "qeqtrain.nn.baselines.ScreenedNuclei"}},
+    },
+}
+
+
+@pytest.mark.parametrize("parts", ADDED.values(), ids=ADDED)
+@pytest.mark.parametrize("charge_references", ["none", "per_charge"])
+def test_what_is_added_anyway_is_taken_off_before_references_are_fitted(
+    prepared, parts, charge_references
+) -> None:
+    nodes = {**NODES, **parts, "charge_references": charge_references}
+    plain = [
+        frame(i, float(i % 3 - 1) if charge_references != "none" else 0.0) for i in range(24)
+    ]
+    wanted = potential_for(
+        {**NODES, "charge_references": charge_references}, prepared(train=plain)
+    )
+    sketch = sketch_potential_of(nodes)
+    train = []
+    for one in plain:
+        batch = collate([with_pairs(one.structure, sketch.cutoffs)])
+        positions = batch.positions.requires_grad_()
+        energy = sketch.fixed_energy(batch)
+        (slope,) = torch.autograd.grad(energy.sum(), positions)
+        labels = dict(one.labels)
+        labels["energy"] = labels["energy"] + float(energy.detach()[0])
+        labels["forces"] = labels["forces"] - slope.numpy()
+        train.append(replace(one, labels=labels))
+    found = potential_for(nodes, prepared(train=train))
+    assert found.references == pytest.approx(wanted.references, abs=1e-6)
+    assert found.scale == pytest.approx(wanted.scale, abs=1e-6)
+    if charge_references != "none":
+        energies = [dict(p.charge_references.plain()["energies"]) for p in (found, wanted)]
+        assert energies[0] == pytest.approx(energies[1], abs=1e-6)
+
+
+def sketch_potential_of(nodes: dict[str, Any]) -> Potential:
+    return build_potential(nodes, elements=(11, 17), references={}, scale=1.0)
