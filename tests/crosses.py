@@ -30,6 +30,10 @@ CHARGES: dict[str, dict[str, Any]] = {
     "none": {"_target_": "qeqtrain.nn.charges.NoCharges"},
     "diagonal": {"_target_": "qeqtrain.nn.charges.DiagonalCharges", "cutoff": 4.0},
     "gaussian": {"_target_": "qeqtrain.nn.charges.GaussianCharges", "accuracy": 1e-9},
+    "polarizable": {
+        "_target_": "qeqtrain.nn.charges.PolarizableCharges",
+    },
+    "pqeq": {"_target_": "qeqtrain.nn.charges.TableCharges"},
     "local": {"_target_": "qeqtrain.nn.charges.LocalCharges", "cutoff": 4.0},
 }
 
@@ -49,7 +53,7 @@ COUPLINGS: dict[str, dict[str, Any]] = {
     },
 }
 
-TAKES = {"none": ("feature",), "local": ("feature", "coulomb")}
+TAKES = {"none": ("feature",), "local": ("feature", "coulomb"), "pqeq": ("full",)}
 """Couplings of the charge models that do not take all of them."""
 
 CROSSES = [

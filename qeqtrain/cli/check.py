@@ -56,24 +56,32 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     built = build(recipe)
     data, loss, nodes = built["data"], built["loss"], built["potential"]
     sketch = sketch_potential(nodes)
-    loss.refuse_impossible(has_charges=sketch.has_charges)
+    loss.refuse_impossible(
+        has_charges=sketch.has_charges, fixed_charges=sketch.has_fixed_charges
+    )
     built["trainer"].budget()
     built["optim"].build_optimizer(sketch.parameters())
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})
     potential = potential_for(nodes, data)
+    built["optim"].freeze_weights(potential)
     strange = unseen_state_notes(potential, data)
     data.use_cutoffs(potential.cutoffs)
     data.refuse_fields(potential.field)
 
     yield from _about_data(data, recipe.settings["data"])
     yield from _about_labels(data.statistics.coverage, loss)
+    if potential.fixed_cutoffs:
+        left = [f"{chemical_symbols[z]} {e:.4f}" for z, e in potential.references.items()]
+        yield "references", f"{', '.join(left)} eV, without what lies beneath the network"
     parameters = sum(p.numel() for p in potential.parameters())
+    moving = sum(p.numel() for p in potential.parameters() if p.requires_grad)
     scale = potential.scale
     if isinstance(scale, Mapping):
         shown = ", ".join(f"{chemical_symbols[z]} {s:.4g}" for z, s in scale.items())
     else:
         shown = f"{scale:.4g}"
-    yield "model", f"{parameters:,} parameters, scale {shown} eV"
+    trained = "" if moving == parameters else f", {moving:,} of them trained"
+    yield "model", f"{parameters:,} parameters{trained}, scale {shown} eV"
     if potential.charge_references is not None:
         yield "charge energies", _charge_energies(potential.charge_references.plain())
     yield (

@@ -40,7 +40,7 @@ def policy_mistakes(policy: str | None) -> list[str]:
 def foundation_names() -> list[str]:
     """Names of foundation models, read from source: torch need not be imported to say them."""
     try:
-        _, statement = definition("qeqtrain.models.archive", "FOUNDATION_MODELS")
+        _, statement = definition("qeqtrain.models.foundation", "FOUNDATION_MODELS")
     except UnresolvedError:
         return []
     table = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None

@@ -77,14 +77,17 @@ def _first_comment(path: Path) -> str:
 
 
 def _models() -> list[tuple[str, str]]:
-    from qeqtrain.models.archive import FOUNDATION_MODELS
+    from qeqtrain.models.foundation import FOUNDATION_MODELS
 
     rows = []
     for model in FOUNDATION_MODELS.values():
         rows.append((model.name, model.summary))
         rows.append(("", f"source: {model.source}; licence: {model.license}"))
         rows.append(("", f"elements: {model.elements}; convention: {model.convention}"))
-        rows += [("", f"sha256 of {file}: {digest}") for file, digest in model.files.items()]
+        for file, digest in model.files.items():
+            rows.append(("", f"sha256 of {file}: {digest or 'not known'}"))
+        if model.url is None:
+            rows.append(("", f"files: from {model.page}, by hand"))
     return rows
 
 

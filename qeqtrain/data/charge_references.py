@@ -43,7 +43,10 @@ class ChargeEnergies:
 
 
 def charge_energies(
-    source: Source, frames: np.ndarray, elements: Mapping[int, float] | None = None
+    source: Source,
+    frames: np.ndarray,
+    elements: Mapping[int, float] | None = None,
+    given: np.ndarray | None = None,
 ) -> ChargeEnergies:
     """Fit reference energies to the frames that have an energy and a total charge.
 
@@ -51,14 +54,16 @@ def charge_energies(
         source: frames with labels.
         frames: indices of those that count.
         elements: energies of elements that are given, eV; fitted as well without.
+        given: energy of every frame that is taken off its label, eV, shape ``(n_frames,)``.
     """
+    beneath = np.zeros(len(frames)) if given is None else given
     known = ~np.isnan(source.total_charges[frames])
     known &= source.present.get("energy", np.zeros(len(source), dtype=bool))[frames]
-    frames = frames[known]
+    frames, beneath = frames[known], beneath[known]
     if len(frames) == 0:
         return ChargeEnergies(dict(elements or {}), {}, [])
     numbers, counts = compositions(source, frames)
-    energies = source.column("energy")[frames]
+    energies = source.column("energy")[frames] - beneath
     states, state = np.unique(np.round(source.total_charges[frames], 3), return_inverse=True)
     states = states + 0.0  # -0.0 becomes 0.0
     if elements is None:

@@ -47,7 +47,7 @@ class Potential(Domain, nn.Module):
         charge_references: energy of a structure by its total charge, or ``None``.
         conventions: of the data it was trained on, plain values.
         baselines: energies by name that the network adds to, each a map from structures to
-            eV, ``(B,)``.
+            eV, ``(B,)``, with the ``cutoffs`` of the neighbour lists it reads.
         spec: the recipe nodes of the parts, kept so that a file can rebuild them.
     """
 
@@ -112,7 +112,15 @@ class Potential(Domain, nn.Module):
     @property
     def cutoffs(self) -> dict[str, Reach]:
         """Neighbour lists the model reads: cutoff in A, or a rule for it, by consumer."""
-        return {**self.backbone.cutoffs, **self.charge.cutoffs}
+        found = {**self.backbone.cutoffs, **self.charge.cutoffs}
+        for baseline in self.baselines.values():
+            found |= baseline.cutoffs
+        return found
+
+    @property
+    def has_fixed_charges(self) -> bool:
+        """Whether charges come from a table of elements: nothing of them is trained."""
+        return bool(getattr(self.charge, "fixed", False))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -199,7 +207,7 @@ class Potential(Domain, nn.Module):
         if self.charge_references is not None:
             energy = energy + self.charge_references(structures)
 
-        # Energy of the charges themselves, and of nuclei that come close.
+        # Energy of the charges themselves, and what lies beneath the network.
         if rest is not None:
             energy = energy + self.coupling.energy_of(rest) + work
         for baseline in self.baselines.values():
@@ -239,6 +247,38 @@ class Potential(Domain, nn.Module):
         calm = replace(structures, electric_field=none)
         rest = self.charge(calm, features, species, response)
         return rest, charges.energy - rest.energy
+
+    @property
+    def fixed_cutoffs(self) -> dict[str, Reach]:
+        """Neighbour lists that :meth:`fixed_energy` reads; none where nothing is given."""
+        found = dict(self.charge.cutoffs) if self._charges_are_fixed else {}
+        for baseline in self.baselines.values():
+            found |= {**self.backbone.cutoffs, **baseline.cutoffs}
+        return found
+
+    @property
+    def _charges_are_fixed(self) -> bool:
+        """Whether the energy of the charges has nothing to learn, as that of a fixed table."""
+        added = self.coupling.charge_energy != "none" and not self.coupling.responds
+        return self.has_fixed_charges and added
+
+    def fixed_energy(self, structures: Structures) -> Tensor:
+        """Add up the energies that training does not change, eV, float64, shape ``(B,)``.
+
+        Baselines, and charges whose parameters are fixed: what is left of the labels when they
+        are taken off is what references and scale are fitted to.
+
+        Args:
+            structures: with the edges of :attr:`fixed_cutoffs`.
+        """
+        energy = torch.zeros_like(structures.total_charge)
+        for baseline in self.baselines.values():
+            energy = energy + baseline(structures)
+        if self._charges_are_fixed:
+            species = self.species_index[structures.numbers]
+            nothing = structures.positions[:, :0]
+            energy = energy + self.coupling.energy_of(self.charge(structures, nothing, species))
+        return energy
 
     def _scale_of(self, species: Tensor) -> Tensor | float:
         """Give eV per unit of the network's output, one number or one per atom, ``(N,)``."""

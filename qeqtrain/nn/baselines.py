@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from qeqtrain.neighbors import Reach
 from qeqtrain.physics.repulsion import zbl_energy
 from qeqtrain.structures import Structures
 
@@ -14,6 +15,11 @@ class ScreenedNuclei(nn.Module):
     Ziegler, Biersack and Littmark's universal screening (``physics/repulsion.py``). It keeps
     atoms apart where no training data say so: in hot or irradiated matter, in first MD steps.
     """
+
+    @property
+    def cutoffs(self) -> dict[str, Reach]:
+        """Neighbour lists this module asks for beside the backbone's: none."""
+        return {}
 
     def forward(self, structures: Structures) -> Tensor:
         """Give the repulsion of every structure, eV, float64, shape ``(B,)``."""

@@ -13,6 +13,7 @@ Energies are in units of the model's scale, charge energies in eV.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -57,6 +58,9 @@ class Coupling(nn.Module):
             )
         self.charge_energy = charge_energy
 
+    responds = False
+    """Whether the coupling has a say in what charges minimise."""
+
     @property
     def reads_potential(self) -> bool:
         """Whether the energy depends on the electrostatic potential at the atoms."""
@@ -90,7 +94,8 @@ class FeatureCoupling(Coupling):
     """The readout sees an atom's charge and potential beside its features, as in QET.
 
     Args:
-        hidden: widths between input and energy of a gated readout; as published: input, C, C.
+        hidden: widths between input and energy; ``None``: of a gated readout input, C, C, as
+            published; a linear one is then a single map.
         readout: ``gated`` perceptrons as in QET, or ``linear`` as in NequIP.
         charge_energy: what is added besides; QET adds nothing: what charges are worth is
             learned.
@@ -113,16 +118,16 @@ class FeatureCoupling(Coupling):
         width = channels + charge_features
         if hidden is not None and any(h < 1 for h in hidden):
             raise UserMistake(f"coupling.hidden is {hidden}; expected widths of 1 or more")
-        if hidden is not None and readout == "linear":
-            raise UserMistake(
-                f"coupling.hidden is {hidden}, but a linear readout has no hidden layers; "
-                "leave it null, or say coupling.readout=gated"
-            )
-        inner = [width, channels, channels] if hidden is None else hidden
         self.norm: nn.Module = nn.Identity()
-        self.energy: nn.Module = UnitLinear(width, 1)
+        self.energy: nn.Module
         if readout == "gated":
+            inner = [width, channels, channels] if hidden is None else hidden
             self.norm, self.energy = nn.LayerNorm(width), GatedMLP([width, *inner, 1])
+        elif hidden:
+            sizes = itertools.pairwise([width, *hidden, 1])
+            self.energy = nn.Sequential(*(UnitLinear(a, b) for a, b in sizes))
+        else:
+            self.energy = UnitLinear(width, 1)
 
     @property
     def reads_potential(self) -> bool:
@@ -161,7 +166,8 @@ class AdditiveCoupling(Coupling):
 
     Args:
         charge_energy: ``full`` or ``coulomb``.
-        hidden: widths between features and energy; ``None``: C, C.
+        hidden: widths between features and energy; ``None``: of a gated readout C, C; a linear
+            one is then a single map.
         readout: ``gated`` perceptrons, or ``linear``.
         channels: C, features of the backbone.
         charge_features: numbers per atom of the charge model (0 without charges).
@@ -221,6 +227,9 @@ class VariationalCoupling(Coupling):
     Raises:
         UserMistake: nothing is minimised, or a width below 1.
     """
+
+    responds = True
+    """Whether the coupling has a say in what charges minimise."""
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ edges, so the list is doubled here. The library is optional, imported only where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,20 +39,23 @@ class CuEquivarianceProduct(nn.Module):
     """Same arguments and results as :class:`~qeqtrain.nn.tensor_product.DenseProduct`.
 
     Args:
-        features: irreps of the neighbours' tensors.
+        channels: of every irrep of the neighbours' tensors, C, the same for all.
         l_max: highest degree of the direction tensors.
-        paths: the couplings, as :func:`~qeqtrain.nn.irreps.couplings` lists them.
-        channels: C.
+        paths: the couplings, as :func:`~qeqtrain.nn.irreps.couplings` lists them; parity is
+            kept track of.
+
+    Raises:
+        UserMistake: the library is not there.
     """
 
     def __init__(
-        self, features: Sequence[Irrep], l_max: int, paths: Sequence[Path], channels: int
+        self, channels: Mapping[Irrep, int], l_max: int, paths: Sequence[Path]
     ) -> None:
         super().__init__()
         cue, torch_library = _library()
         from cuequivariance.group_theory.experimental.e3nn import O3_e3nn
 
-        names = "+".join(f"{channels}x{i}" for i in features)
+        names = "+".join(f"{n}x{i}" for i, n in channels.items())
         harmonics = "+".join(f"1x{k}{'eo'[k % 2]}" for k in range(l_max + 1))
         outs = {O3_e3nn.from_string(str(p.out)): p.out for p in paths}
         self.product = torch_library.ChannelWiseTensorProduct(
@@ -66,7 +69,8 @@ class CuEquivarianceProduct(nn.Module):
         self.outs = [(outs[irrep], mul) for mul, irrep in self.product.irreps_out]
         # The library keeps weights in the order of its outputs, and those to one irrep in the
         # order of the couplings (version 0.13).
-        self.paths = tuple(in_memory(paths))
+        self.paths = tuple(in_memory(paths, channels))
+        self.irreps = list(channels)
         waiting = {out: [p for p in paths if p.out == out] for out in outs.values()}
         order = torch.tensor([self.paths.index(waiting[out].pop(0)) for out, _ in self.outs])
         self.register_buffer("order", order, persistent=False)
@@ -75,14 +79,21 @@ class CuEquivarianceProduct(nn.Module):
         self.register_buffer("parity", parity, persistent=False)
 
     def forward(
-        self, x: Tensor, weights: Tensor, directions: Tensor, sender: Tensor, receiver: Tensor
+        self,
+        x: Mapping[Irrep, Tensor],
+        weights: Tensor,
+        directions: Tensor,
+        sender: Tensor,
+        receiver: Tensor,
     ) -> dict[Irrep, Tensor]:
         """Sum the messages at every atom; see the dense product."""
         start, end = torch.cat([sender, receiver]), torch.cat([receiver, sender])
         y = torch.cat([directions, directions * self.parity.to(directions.dtype)])
-        w = weights.index_select(1, self.order).flatten(1).repeat(2, 1)
-        out = self.product(x.index_select(0, start).flatten(1), y, w)
-        total = out.new_zeros((len(x), out.shape[1])).index_add(0, end, out)
+        by_path = weights.unflatten(1, (len(self.paths), -1))
+        w = by_path.index_select(1, self.order).flatten(1).repeat(2, 1)
+        joint = torch.cat([x[irrep] for irrep in self.irreps], dim=1)  # (N, D, C)
+        out = self.product(joint.index_select(0, start).flatten(1), y, w)
+        total = out.new_zeros((len(joint), out.shape[1])).index_add(0, end, out)
         parts: dict[Irrep, list[Tensor]] = {}
         sizes = [irrep.dim * mul for irrep, mul in self.outs]
         for (irrep, _), part in zip(self.outs, total.split(sizes, dim=1), strict=True):

@@ -7,6 +7,7 @@ their second moment under a normal distribution.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ SILU_GAIN = 1.6791767923989418
 r"""About :math:`\langle \mathrm{silu}(z)^2 \rangle^{-1/2}` for normal z: e3nn's value,
 drawn from a million samples with a fixed seed (exact: 1.67653), so that weights trained with
 e3nn mean the same here."""
+
+JAX_SILU_GAIN = 1.6765620560798837
+"""The same as e3nn-jax has it: the mean over the quantiles k / 1000002 of a normal z."""
 
 TANH_GAIN = 1.5937334472592695
 r"""The same of tanh (exact: 1.59254)."""
@@ -69,32 +73,36 @@ class Gate(nn.Module):
     Even scalars go through silu, odd ones through tanh, which keeps them odd.
 
     Args:
-        irreps: what comes out.
+        channels: of every irrep that comes out, C.
+        gain: that silu is multiplied by.
     """
 
-    def __init__(self, irreps: list[Irrep]) -> None:
+    def __init__(self, channels: Mapping[Irrep, int], gain: float = SILU_GAIN) -> None:
         super().__init__()
-        self.irreps = irreps
-        self.gated = [irrep for irrep in irreps if irrep.degree > 0]
+        self.channels = dict(channels)
+        self.gated = [irrep for irrep in channels if irrep.degree > 0]
+        self.gain = gain
 
-    def copies(self, irrep: Irrep) -> int:
-        """Count how often the channels of an irrep have to come in: 0e also as the gates."""
-        return (irrep in self.irreps) + (len(self.gated) if irrep == SCALAR else 0)
+    def inputs(self, irrep: Irrep) -> int:
+        """Count the channels of an irrep that have to come in: of 0e also the gates."""
+        gates = sum(self.channels[i] for i in self.gated) if irrep == SCALAR else 0
+        return self.channels.get(irrep, 0) + gates
 
-    def forward(self, x: dict[Irrep, Tensor]) -> Tensor:
-        """Map ``(N, 2l + 1, copies * C)`` by irrep to the joint tensor ``(N, D, C)``.
+    def forward(self, x: dict[Irrep, Tensor]) -> dict[Irrep, Tensor]:
+        """Map ``(N, 2l + 1, inputs)`` by irrep to ``(N, 2l + 1, C)``.
 
-        The copies of 0e are the scalars themselves, then the gates in the order of ``irreps``.
+        Of 0e the scalars themselves come first, then the gates in the order of the irreps.
         """
-        scalars = SILU_GAIN * silu(x[SCALAR])
-        value, *gates = scalars.chunk(self.copies(SCALAR), dim=-1)
+        scalars = self.gain * silu(x[SCALAR])
+        sizes = [self.channels[SCALAR], *(self.channels[irrep] for irrep in self.gated)]
+        value, *gates = scalars.split(sizes, dim=-1)
         opened = dict(zip(self.gated, gates, strict=True))
-        parts = []
-        for irrep in self.irreps:
+        found = {}
+        for irrep in self.channels:
             if irrep == SCALAR:
-                parts.append(value)
+                found[irrep] = value
             elif irrep.degree == 0:
-                parts.append(TANH_GAIN * torch.tanh(x[irrep]))
+                found[irrep] = TANH_GAIN * torch.tanh(x[irrep])
             else:
-                parts.append(x[irrep] * opened[irrep])
-        return torch.cat(parts, dim=1)
+                found[irrep] = x[irrep] * opened[irrep]
+        return found

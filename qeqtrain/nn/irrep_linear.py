@@ -36,22 +36,20 @@ class SelfConnection(nn.Module):
     """Mix an atom's channels by a matrix that depends on its attributes.
 
     Args:
-        channels: C.
         attributes: A, numbers per atom that the matrix is linear in.
-        sizes: copies of the channels that come out, of every irrep.
+        sizes: channels in and out of every irrep.
     """
 
-    def __init__(self, channels: int, attributes: int, sizes: dict[Irrep, int]) -> None:
+    def __init__(self, attributes: int, sizes: dict[Irrep, tuple[int, int]]) -> None:
         super().__init__()
-        self.channels = channels
         self.weights = nn.ParameterDict(
-            {str(i): torch.randn(attributes, channels, n * channels) for i, n in sizes.items()}
+            {str(i): torch.randn(attributes, a, b) for i, (a, b) in sizes.items()}
         )
 
     def forward(
         self, x: dict[Irrep, Tensor], table: Tensor | None, species: Tensor, own: Tensor | None
     ) -> dict[Irrep, Tensor]:
-        """Map ``(N, 2l + 1, C)`` by irrep to ``(N, 2l + 1, copies * C)``.
+        """Map ``(N, 2l + 1, in)`` by irrep to ``(N, 2l + 1, out)``.
 
         Matrices of the species are made once for each species, not for each atom.
 
@@ -71,5 +69,5 @@ class SelfConnection(nn.Module):
             mixing = of_species.index_select(0, species)
             if own is not None:
                 mixing = mixing + own @ matrix[-own.shape[1] :]
-            found[irrep] = torch.bmm(x[irrep], mixing.unflatten(1, (self.channels, -1)))
+            found[irrep] = torch.bmm(x[irrep], mixing.unflatten(1, weight.shape[1:]))
         return found

@@ -12,7 +12,8 @@ its operations serve as the oracle in tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,11 +65,20 @@ def all_irreps(l_max: int, *, parity: bool) -> list[Irrep]:
     return [Irrep(pseudo, degree) for pseudo in kinds for degree in range(l_max + 1)]
 
 
-def couplings(features: Iterable[Irrep], l_max: int, wanted: Iterable[Irrep]) -> list[Path]:
+def couplings(
+    features: Iterable[Irrep], l_max: int, wanted: Iterable[Irrep], *, blind: bool = False
+) -> list[Path]:
     """List every way from features through direction tensors up to ``l_max`` to ``wanted``.
 
     Coupling degrees l1 and l2 gives every degree from their difference to their sum; it is a
     true tensor of a true one where l1 + l2 + l3 is even.
+
+    Args:
+        features: irreps that come in.
+        l_max: highest degree of the direction tensors.
+        wanted: irreps that may come out.
+        blind: parity is not kept track of: whatever comes out is called a true tensor. Such
+            couplings respect rotations alone, and tell mirror images apart.
     """
     wanted = set(wanted)
     return [
@@ -76,27 +86,40 @@ def couplings(features: Iterable[Irrep], l_max: int, wanted: Iterable[Irrep]) ->
         for feature in features
         for edge in range(l_max + 1)
         for degree in range(abs(feature.degree - edge), feature.degree + edge + 1)
-        if (out := _product(feature, edge, degree)) in wanted
+        if (out := _product(feature, edge, degree, blind=blind)) in wanted
     ]
 
 
-def _product(feature: Irrep, edge: int, degree: int) -> Irrep:
-    odd = bool((feature.degree + edge + degree) % 2)
+def _product(feature: Irrep, edge: int, degree: int, *, blind: bool) -> Irrep:
+    odd = bool((feature.degree + edge + degree) % 2) and not blind
     return Irrep(feature.pseudo ^ odd, degree)
 
 
-def in_memory(paths: Iterable[Path]) -> list[Path]:
+def families(channels: Mapping[Irrep, int]) -> list[list[Irrep]]:
+    """Split irreps into neighbours that share one coupling matrix: parity and channels agree.
+
+    Args:
+        channels: of every irrep, in the order of the features.
+    """
+    groups = itertools.groupby(channels, key=lambda irrep: (irrep.pseudo, channels[irrep]))
+    return [list(same) for _, same in groups]
+
+
+def in_memory(paths: Iterable[Path], channels: Mapping[Irrep, int]) -> list[Path]:
     """Put paths into the order in which products keep their weights and outputs.
 
-    True features come before pseudo ones, which couple by matrices of their own; then paths
-    that lead to the same irrep lie side by side.
+    Families of features come one after the other; within one, paths that lead to the same
+    irrep lie side by side.
     """
-    return sorted(paths, key=lambda path: (path.feature.pseudo, path.out))
+    family = {i: k for k, same in enumerate(families(channels)) for i in same}
+    return sorted(paths, key=lambda path: (family[path.feature], path.out))
 
 
-def reachable(features: Sequence[Irrep], l_max: int, wanted: Iterable[Irrep]) -> list[Irrep]:
-    """List those of ``wanted`` that some path leads to, in order."""
-    return sorted({path.out for path in couplings(features, l_max, wanted)})
+def reachable(
+    features: Sequence[Irrep], l_max: int, wanted: Iterable[Irrep], *, blind: bool = False
+) -> list[Irrep]:
+    """List those of ``wanted`` that some path leads to, in order; see :func:`couplings`."""
+    return sorted({path.out for path in couplings(features, l_max, wanted, blind=blind)})
 
 
 def slices(irreps: Sequence[Irrep]) -> Iterator[tuple[Irrep, slice]]:

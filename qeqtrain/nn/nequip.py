@@ -5,7 +5,7 @@ tensors coupled with the harmonics of the edge (:mod:`~qeqtrain.nn.tensor_produc
 again, adds a self-connection that knows the species, and passes a gate. Channels lie last,
 tensors are (atom, component, channel); a pair's radial network runs once for both directions.
 
-Two variants of the same idea are one switch here:
+Three variants of the same idea are one switch here:
 
 * ``current``, as in nequip 0.19: no self-connection in the first layer, so that an isolated
   atom has no features at all; the last layer makes scalars only; self-connections read the
@@ -14,19 +14,25 @@ Two variants of the same idea are one switch here:
   self-connection in every layer, reading the one-hot species; a last layer like the others,
   whose tensors nobody reads; silu normalised to unit variance in the radial network. Numbers
   of parameters are those of the authors' code.
+* ``reaxnet``, as in jax-md's NequIP, which ReaxNet (arXiv 2410.13820) was built on: layers as
+  those of ``lr``; messages divided by the number of neighbours, not its root; e3nn-jax's gain
+  of silu in gates, none in the radial network; directions from receiver to sender. The release
+  also ignores parity (``parity: ignored``, its 0e + 1e + 2e): its energies respect rotations,
+  not reflections. That is for reading its weights; a network to be trained keeps parity.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from qeqtrain.errors import UserMistake
 from qeqtrain.nn.conditioning import ChargeSpinEmbedding, Conditions
-from qeqtrain.nn.gate import Gate
+from qeqtrain.nn.gate import JAX_SILU_GAIN, SILU_GAIN, Gate
 from qeqtrain.nn.irrep_linear import IrrepLinear, SelfConnection
 from qeqtrain.nn.irreps import (
     SCALAR,
@@ -36,25 +42,31 @@ from qeqtrain.nn.irreps import (
     all_irreps,
     couplings,
     reachable,
-    slices,
 )
-from qeqtrain.nn.radial import Bessel, RadialNetwork
+from qeqtrain.nn.radial import SWITCHED, Bessel, CutoffPower, RadialNetwork, Scaling
 from qeqtrain.nn.tensor_product import DenseProduct
 from qeqtrain.structures import Edges, Structures
 
-Variant = Literal["current", "lr"]
+Variant = Literal["current", "lr", "reaxnet"]
 Kernel = Literal["dense", "cuequivariance"]
+Parity = bool | Literal["ignored"]
+
+RADIAL_SCALING: Mapping[Variant, Scaling] = {
+    "current": "root_two",
+    "lr": "moment",
+    "reaxnet": "steep",
+}
 
 
 def _product(
-    kernel: Kernel, irreps: Sequence[Irrep], l_max: int, paths: Sequence[Path], channels: int
+    kernel: Kernel, channels: Mapping[Irrep, int], l_max: int, paths: Sequence[Path]
 ) -> nn.Module:
     """Build the product that ``tensor_product`` names."""
     if kernel == "cuequivariance":
         from qeqtrain.nn.cuequivariance import CuEquivarianceProduct
 
-        return CuEquivarianceProduct(irreps, l_max, paths, channels)
-    return DenseProduct(irreps, l_max, paths)
+        return CuEquivarianceProduct(channels, l_max, paths)
+    return DenseProduct(channels, l_max, paths)
 
 
 class Atoms(NamedTuple):
@@ -71,11 +83,11 @@ class Layer(nn.Module):
     Args:
         irreps: of the tensors that come in.
         wanted: of those that should come out; what no path reaches is left out.
-        channels: C.
-        l_max: highest degree of the direction tensors.
+        channels: C of the tensors of every degree.
         radial: widths of the radial network's input and hidden layers.
         attributes: numbers per atom that the self-connection reads; 0 for none.
-        average_neighbors: messages are divided by its root.
+        average_neighbors: messages are divided by it, or by its root.
+        blind: whether parity is ignored.
         variant: see the module.
         tensor_product: see :class:`NequIP`.
     """
@@ -84,58 +96,66 @@ class Layer(nn.Module):
         self,
         irreps: Sequence[Irrep],
         wanted: Sequence[Irrep],
-        channels: int,
-        l_max: int,
+        channels: Sequence[int],
         radial: Sequence[int],
         attributes: int,
         average_neighbors: float,
+        blind: bool,
         variant: Variant,
         tensor_product: Kernel,
     ) -> None:
         super().__init__()
+        l_max = len(channels) - 1
         self.irreps_in = list(irreps)
-        self.irreps_out = reachable(irreps, l_max, wanted)
-        self.scale = average_neighbors**-0.5
-        self.gate = Gate(self.irreps_out)
-        copies = {i: self.gate.copies(i) for i in self.irreps_out}
-        paths = couplings(irreps, l_max, self.irreps_out)
-        ways = Counter(path.out for path in paths)
-        self.before = IrrepLinear(dict.fromkeys(irreps, (channels, channels)))
-        self.product = _product(tensor_product, irreps, l_max, paths, channels)
+        self.irreps_out = reachable(irreps, l_max, wanted, blind=blind)
+        jax = variant == "reaxnet"
+        self.scale = average_neighbors ** (-1.0 if jax else -0.5)
+        self.gate = Gate(
+            {i: channels[i.degree] for i in self.irreps_out},
+            JAX_SILU_GAIN if jax else SILU_GAIN,
+        )
+        sizes = {i: channels[i.degree] for i in irreps}
+        paths = couplings(irreps, l_max, self.irreps_out, blind=blind)
+        found: Counter[Irrep] = Counter()
+        for path in paths:
+            found[path.out] += sizes[path.feature]
+        self.before = IrrepLinear({i: (n, n) for i, n in sizes.items()})
+        self.product = _product(tensor_product, sizes, l_max, paths)
         self.weights = RadialNetwork(
-            [*radial, len(paths) * channels], normalized=variant == "lr"
+            [*radial, sum(sizes[path.feature] for path in paths)], RADIAL_SCALING[variant]
         )
-        self.after = IrrepLinear(
-            {i: (ways[i] * channels, n * channels) for i, n in copies.items()}
-        )
-        kept = {i: n for i, n in copies.items() if i in self.irreps_in}
-        self.self_connection = (
-            SelfConnection(channels, attributes, kept) if attributes else None
-        )
+        self.after = IrrepLinear({i: (found[i], self.gate.inputs(i)) for i in self.irreps_out})
+        kept = {i: (sizes[i], self.gate.inputs(i)) for i in self.irreps_out if i in sizes}
+        self.self_connection = SelfConnection(attributes, kept) if attributes else None
 
     def forward(
-        self, x: Tensor, radial: Tensor, directions: Tensor, edges: Edges, atoms: Atoms
-    ) -> Tensor:
+        self,
+        x: dict[Irrep, Tensor],
+        radial: Tensor,
+        directions: Tensor,
+        edges: Edges,
+        atoms: Atoms,
+    ) -> dict[Irrep, Tensor]:
         """Update the tensors.
 
         Args:
-            x: shape ``(N, D, C)``.
+            x: by irrep, shape ``(N, 2l + 1, C)``.
             radial: basis at every pair, shape ``(P, K)``.
             directions: harmonics of every pair, shape ``(P, Y)``.
             edges: the pairs.
             atoms: what the self-connection reads.
 
         Returns:
-            Shape ``(N, D', C)``.
+            By irrep, shape ``(N, 2l + 1, C)``.
         """
-        parts = {irrep: x[:, at] for irrep, at in slices(self.irreps_in)}
-        mixed = torch.cat(list(self.before(parts).values()), dim=1)
-        weights = self.weights(radial).unflatten(1, (-1, x.shape[-1]))  # (P, paths, C)
-        messages = self.product(mixed, weights, directions, edges.sender, edges.receiver)
+        weights = self.weights(radial)  # (P, C of all paths)
+        messages = self.product(
+            self.before(x), weights, directions, edges.sender, edges.receiver
+        )
         y = self.after(messages, self.scale)
         if self.self_connection is not None:
             for irrep, own in self.self_connection(
-                parts, atoms.table, atoms.species, atoms.own
+                x, atoms.table, atoms.species, atoms.own
             ).items():
                 y[irrep] = y[irrep] + own
         return self.gate(y)
@@ -146,14 +166,16 @@ class NequIP(nn.Module):
 
     Args:
         cutoff: A.
-        channels: C of every irrep, also the number of features that come out.
+        channels: C of every irrep, or of those of every degree from 0 on; that of degree 0 is
+            the number of features that come out.
         l_max: highest degree of tensors.
         layers: exchanges with the neighbours.
-        parity: whether tensors of both parities are kept, or only those of a direction's.
+        parity: whether tensors of both parities are kept, or only those of a direction's;
+            ``ignored``: couplings that tell mirror images apart.
         radial_functions: Bessel functions.
         radial_width: of the radial networks' hidden layers.
         radial_depth: how many of those.
-        cutoff_power: p of the cutoff polynomial.
+        cutoff_power: p of the cutoff polynomial, or ``switch``: no change up to 0.5 A before.
         train_bessel: whether the roots of the Bessel functions are trained.
         variant: see the module.
         conditioning: whether total charge, or charge and spin, enter the atoms' embedding.
@@ -162,19 +184,23 @@ class NequIP(nn.Module):
         average_neighbors: directed edges per atom in the training data.
         attributes: numbers per atom that enter beside its species, as a second network's
             charges do: the embedding and every self-connection read them.
+
+    Raises:
+        UserMistake: channels that do not fit ``l_max``, a switch wider than the cutoff, or a
+            kernel that cannot do what is asked.
     """
 
     def __init__(
         self,
         cutoff: float = 5.0,
-        channels: int = 32,
+        channels: int | list[int] = 32,
         l_max: int = 2,
         layers: int = 3,
-        parity: bool = True,
+        parity: Parity = True,
         radial_functions: int = 8,
         radial_width: int = 64,
         radial_depth: int = 2,
-        cutoff_power: int = 6,
+        cutoff_power: CutoffPower = 6,
         train_bessel: bool = True,
         variant: Variant = "current",
         conditioning: Conditions = "none",
@@ -185,35 +211,47 @@ class NequIP(nn.Module):
         attributes: int = 0,
     ) -> None:
         super().__init__()
+        sizes = _sizes(channels, l_max)
+        blind = parity == "ignored"
+        if tensor_product == "cuequivariance" and (blind or len(set(sizes)) > 1):
+            met = "parity=ignored" if blind else f"channels={channels}"
+            raise UserMistake(
+                f"backbone.{met} needs backbone.tensor_product=dense, met cuequivariance"
+            )
+        if cutoff_power == "switch" and not cutoff > SWITCHED:
+            raise UserMistake(
+                f"backbone.cutoff_power=switch needs a cutoff above {SWITCHED} A, met {cutoff}"
+            )
         self.cutoff = cutoff
-        self.out_channels = channels
+        self.out_channels = sizes[0]
+        self.reverse = variant == "reaxnet"
         self.current = variant == "current"
         self.n_species = len(elements)
         self.attributes = attributes
         self.basis = Bessel(radial_functions, cutoff, cutoff_power, trainable=train_bessel)
         self.harmonics = SphericalHarmonics(l_max)
-        self.embedding = nn.Parameter(torch.randn(len(elements) + attributes, channels))
+        self.embedding = nn.Parameter(torch.randn(len(elements) + attributes, sizes[0]))
         self.conditioning = (
-            None if conditioning == "none" else ChargeSpinEmbedding(channels, conditioning)
+            None if conditioning == "none" else ChargeSpinEmbedding(sizes[0], conditioning)
         )
-        hidden = all_irreps(l_max, parity=parity)
+        hidden = all_irreps(l_max, parity=parity is True)
         irreps: Sequence[Irrep] = [SCALAR]
         self.layers = nn.ModuleList()
         for k in range(layers):
             first, last = k == 0, k == layers - 1
             if self.current:
                 wanted = [SCALAR] if last else hidden
-                read = 0 if first else channels
+                read = 0 if first else sizes[0]
             else:
                 wanted, read = hidden, len(elements) + attributes
             layer = Layer(
                 irreps,
                 wanted,
-                channels,
-                l_max,
+                sizes,
                 [radial_functions, *[radial_width] * radial_depth],
                 read,
                 average_neighbors,
+                blind,
                 variant,
                 tensor_product,
             )
@@ -243,12 +281,14 @@ class NequIP(nn.Module):
         distance = vectors.norm(dim=-1)
         dtype = self.embedding.dtype
         radial = self.basis(distance).to(dtype)  # (P, K)
-        directions = self.harmonics((vectors / distance[:, None]).to(dtype))  # (P, Y)
+        unit = vectors / (-distance if self.reverse else distance)[:, None]
+        directions = self.harmonics(unit.to(dtype))  # (P, Y)
 
-        x, atoms = self._embed(structures, species, attributes)
+        scalars, atoms = self._embed(structures, species, attributes)
+        x = {SCALAR: scalars}
         for layer in self.layers:
             x = layer(x, radial, directions, edges, atoms)
-        return x[:, 0]
+        return x[SCALAR][:, 0]
 
     def _embed(
         self, structures: Structures, species: Tensor, attributes: Tensor | None
@@ -277,3 +317,14 @@ class NequIP(nn.Module):
             Atoms(species, table, extra) if self.current else Atoms(species, None, attributes)
         )
         return z[:, None], atoms
+
+
+def _sizes(channels: int | Sequence[int], l_max: int) -> list[int]:
+    """Channels of every degree from 0 to ``l_max``."""
+    sizes = [channels] * (l_max + 1) if isinstance(channels, int) else list(channels)
+    if len(sizes) != l_max + 1 or any(n < 1 for n in sizes):
+        raise UserMistake(
+            f"backbone.channels is {channels} and l_max is {l_max}; expected one number above "
+            "0, or one for every degree from 0 to l_max"
+        )
+    return sizes

@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qeqtrain.nn.gate import SILU_GAIN, silu
-from qeqtrain.physics.cutoff import polynomial_cutoff
+from qeqtrain.physics.cutoff import polynomial_cutoff, switch
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
@@ -91,6 +92,12 @@ class Gaussians(nn.Module):
 BASES = {"smooth_bessel": SmoothBessel, "gaussian": Gaussians}
 
 
+CutoffPower = int | Literal["switch"]
+
+SWITCHED = 0.5
+"""Width of the shell below the cutoff, A, in which a switch falls; ReaxNet's."""
+
+
 class Bessel(nn.Module):
     r"""Spherical Bessel functions (l = 0), damped towards the cutoff.
 
@@ -101,11 +108,14 @@ class Bessel(nn.Module):
     Args:
         functions: how many.
         cutoff: r_c, A.
-        power: p of the cutoff polynomial u.
+        power: p of the cutoff polynomial u; ``switch``: u leaves them as they are, but for the
+            last half A (:func:`~qeqtrain.physics.cutoff.switch`).
         trainable: whether the roots w_n are trained.
     """
 
-    def __init__(self, functions: int, cutoff: float, power: int, *, trainable: bool) -> None:
+    def __init__(
+        self, functions: int, cutoff: float, power: CutoffPower, *, trainable: bool
+    ) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.power = power
@@ -117,9 +127,17 @@ class Bessel(nn.Module):
 
     def forward(self, distance: Tensor) -> Tensor:
         """Evaluate at ``(P,)`` distances > 0, A: ``(P, K)``, 1/A^2."""
-        x = distance[:, None] / self.cutoff
-        envelope = (2.0 / self.cutoff) * polynomial_cutoff(x, self.power) / distance[:, None]
+        r = distance[:, None]
+        x = r / self.cutoff
+        if self.power == "switch":
+            fading = switch(r, self.cutoff - SWITCHED, self.cutoff)
+        else:
+            fading = polynomial_cutoff(x, self.power)
+        envelope = (2.0 / self.cutoff) * fading / r
         return torch.sin(x * self.roots.to(distance.dtype)) * envelope
+
+
+Scaling = Literal["moment", "root_two", "steep"]
 
 
 class RadialNetwork(nn.Module):
@@ -127,24 +145,29 @@ class RadialNetwork(nn.Module):
 
     Args:
         sizes: width of the input, of every hidden layer and of the output.
-        normalized: whether activations are scaled to unit variance, or else all weights but
-            the first by the root of 2.
+        scaling: of activations and weights, whose own variance starts as 1. ``moment``:
+            activations to unit variance; ``root_two``: all maps but the first by the root of
+            2; ``steep``: all maps but the last by 2.
     """
 
-    def __init__(self, sizes: Sequence[int], *, normalized: bool) -> None:
+    def __init__(self, sizes: Sequence[int], scaling: Scaling) -> None:
         super().__init__()
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(a, b)) for a, b in itertools.pairwise(sizes)
         )
-        if not normalized:
+        if scaling == "root_two":
             for weight in self.weights:
                 nn.init.uniform_(weight, -(3.0**0.5), 3.0**0.5)
-        self.gain = SILU_GAIN if normalized else 2.0**0.5
+        # A gain of the activation and one of the next layer's weights are the same thing.
+        later = len(self.weights) - 1
+        self.gains = {
+            "moment": [1.0] + later * [SILU_GAIN],
+            "root_two": [1.0] + later * [2.0**0.5],
+            "steep": later * [2.0] + [1.0],
+        }[scaling]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(P, sizes[0])`` to ``(P, sizes[-1])``."""
-        # A gain of the activation and one of the next layer's weights are the same thing.
-        x = x @ (self.weights[0] * self.weights[0].shape[0] ** -0.5)
-        for weight in self.weights[1:]:
-            x = silu(x) @ (weight * (self.gain * weight.shape[0] ** -0.5))
+        for k, (weight, gain) in enumerate(zip(self.weights, self.gains, strict=True)):
+            x = (silu(x) if k else x) @ (weight * (gain * weight.shape[0] ** -0.5))
         return x

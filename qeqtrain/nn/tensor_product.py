@@ -15,12 +15,12 @@ launching. :mod:`~qeqtrain.nn.tensor_messages` evaluates and differentiates it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from qeqtrain.nn.irreps import Irrep, Path, clebsch_gordan, in_memory, slices
+from qeqtrain.nn.irreps import Irrep, Path, clebsch_gordan, families, in_memory, slices
 from qeqtrain.nn.tensor_messages import Ways, tensor_messages
 
 
@@ -28,21 +28,25 @@ class DenseProduct(nn.Module):
     """Couple neighbours' tensors with directions along every path, and sum over neighbours.
 
     Args:
-        features: irreps of the neighbours' tensors, in the order of :mod:`~qeqtrain.nn.irreps`.
+        channels: of every irrep of the neighbours' tensors, in the order of
+            :mod:`~qeqtrain.nn.irreps`.
         l_max: highest degree of the direction tensors.
         paths: the couplings.
     """
 
-    def __init__(self, features: Sequence[Irrep], l_max: int, paths: Sequence[Path]) -> None:
+    def __init__(
+        self, channels: Mapping[Irrep, int], l_max: int, paths: Sequence[Path]
+    ) -> None:
         super().__init__()
-        # True and pseudo tensors never share a path, so their matrices are kept apart.
-        self.paths = tuple(in_memory(paths))
-        kinds = sorted({path.feature.pseudo for path in paths})
+        # True and pseudo tensors never share a path, so their matrices are kept apart, as are
+        # tensors whose channels differ in number.
+        self.paths = tuple(in_memory(paths, channels))
         self.groups = []
-        for kind in kinds:
-            inputs = [(i, c) for i, c in slices(features) if i.pseudo == kind]
-            own = [p for p in self.paths if p.feature.pseudo == kind]
-            first, last = inputs[0][1].start, inputs[-1][1].stop
+        for family in families(channels):
+            own = [p for p in self.paths if p.feature in family]
+            if not own:
+                continue
+            inputs = list(slices(family))
             self.register_buffer(
                 f"couple_{len(self.groups)}", _couple(inputs, l_max, own), persistent=False
             )
@@ -54,40 +58,48 @@ class DenseProduct(nn.Module):
             starts = itertools.accumulate((n for _, n in counts), initial=0)
             path = torch.cat([a + b for a, b in zip(numbers, starts, strict=False)])
             self.register_buffer(f"path_{len(self.groups)}", path, persistent=False)
-            self.groups.append((slice(first, last), tuple(counts)))
+            self.groups.append((family, channels[family[0]], tuple(counts)))
         signs = [(-1.0) ** degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
         parity = torch.tensor(signs, dtype=torch.float64)
         self.register_buffer("parity", parity, persistent=False)
 
     def forward(
-        self, x: Tensor, weights: Tensor, directions: Tensor, sender: Tensor, receiver: Tensor
+        self,
+        x: Mapping[Irrep, Tensor],
+        weights: Tensor,
+        directions: Tensor,
+        sender: Tensor,
+        receiver: Tensor,
     ) -> dict[Irrep, Tensor]:
         """Sum the messages at every atom.
 
         Args:
-            x: shape ``(N, D, C)``.
-            weights: of every pair and path (order of ``paths``), shape ``(P, paths, C)``.
+            x: by irrep, shape ``(N, 2l + 1, C)``.
+            weights: of every pair, for each path (order of ``paths``) the C of its feature one
+                after the other, shape ``(P, W)``.
             directions: harmonics of the pairs, sender to receiver, shape ``(P, Y)``.
             sender: one end of every pair, shape ``(P,)``.
             receiver: the other; a pair counts in both directions.
 
         Returns:
-            By irrep, shape ``(N, 2l + 1, paths to it * C)``; paths in the order of ``paths``.
+            By irrep, shape ``(N, 2l + 1, C of all paths to it)``; paths in the order of
+            ``paths``.
         """
         parts: dict[Irrep, list[Tensor]] = {}
-        start = 0
-        for k, (components, blocks) in enumerate(self.groups):
-            couple = getattr(self, f"couple_{k}").to(x.dtype)  # (Y, K, D)
+        first = start = 0
+        for k, (family, channels, blocks) in enumerate(self.groups):
+            couple = getattr(self, f"couple_{k}").to(weights.dtype)  # (Y, K, D)
             back = couple.transpose(1, 2).flatten(1).T  # (D * K, Y)
             path = getattr(self, f"path_{k}")
-            ways = Ways(couple.flatten(1), back, self.parity.to(x.dtype), path, blocks)
-            w = weights[:, start : start + ways.paths]
-            total = tensor_messages(x[:, components], w, directions, sender, receiver, ways)
-            first = start
+            ways = Ways(couple.flatten(1), back, self.parity.to(weights.dtype), path, blocks)
+            w = weights[:, start : start + ways.paths * channels].unflatten(1, (-1, channels))
+            there = [x[irrep] for irrep in family]
+            joint = there[0] if len(there) == 1 else torch.cat(there, dim=1)  # (N, D, C)
+            total = tensor_messages(joint, w, directions, sender, receiver, ways)
             for (_, n), out in zip(blocks, ways.split(total), strict=True):
                 parts.setdefault(self.paths[first].out, []).append(out.flatten(-2))
                 first += n
-            start += ways.paths
+            start += ways.paths * channels
         return {
             irrep: p[0] if len(p) == 1 else torch.cat(p, dim=-1) for irrep, p in parts.items()
         }
@@ -95,8 +107,7 @@ class DenseProduct(nn.Module):
 
 def _couple(inputs: Sequence[tuple[Irrep, slice]], l_max: int, paths: Sequence[Path]) -> Tensor:
     """Write all couplings of a group as one tensor, ``(Y, K, D)``, float64."""
-    offset = inputs[0][1].start
-    at = {irrep: slice(c.start - offset, c.stop - offset) for irrep, c in inputs}
+    at = dict(inputs)
     width = max(c.stop for c in at.values())
     blocks = []
     for out, same in itertools.groupby(paths, key=lambda p: p.out):

@@ -86,7 +86,7 @@ class GaussianCoulomb:
         kinds: list[int] = structures.pbc.sum(-1).tolist()
         images = [kind != MOLECULE for kind in kinds]
         listed = PairList.of(structures, images)
-        self._refuse_coincident(listed)
+        refuse_coincident(structures, listed)
         self.splittings = choose_splittings(structures, fixed, accuracy, listed)
         self.periodic = any(images)
         self.slabs = SLAB in kinds
@@ -307,14 +307,24 @@ class GaussianCoulomb:
         middle = s.sum_over_atoms(height) / s.atom_counts().clamp(min=1.0)
         return height - middle.index_select(0, s.batch)
 
-    def _refuse_coincident(self, pairs: PairList) -> None:
-        close = pairs.squares < COINCIDENT**2
-        if bool(close.any()):
-            pair = int(torch.nonzero(close)[0])
-            name = name_of(self.structures, int(pairs.structure[pair]))
-            s, r = int(pairs.sender[pair]), int(pairs.receiver[pair])
-            distance = float(pairs.squares[pair]) ** 0.5
-            raise EquilibrationFailed(
-                f"{name}: atoms {s} and {r} of the batch are {distance:.1e} A apart; "
-                f"expected at least {COINCIDENT} A"
-            )
+
+def refuse_coincident(structures: Structures, pairs: PairList) -> None:
+    """Raise for two atoms in one place.
+
+    Args:
+        structures: the batch.
+        pairs: its pairs.
+
+    Raises:
+        EquilibrationFailed: naming the structure.
+    """
+    close = pairs.squares < COINCIDENT**2
+    if bool(close.any()):
+        pair = int(torch.nonzero(close)[0])
+        name = name_of(structures, int(pairs.structure[pair]))
+        s, r = int(pairs.sender[pair]), int(pairs.receiver[pair])
+        distance = float(pairs.squares[pair]) ** 0.5
+        raise EquilibrationFailed(
+            f"{name}: atoms {s} and {r} of the batch are {distance:.1e} A apart; "
+            f"expected at least {COINCIDENT} A"
+        )

@@ -144,7 +144,7 @@ def _iterative(solver: str, structures: Structures) -> bool:
 
 def _dense_problem(
     structures: Structures, width: Tensor, accuracy: float, J: Tensor, groups: ChargeGroups
-) -> Problem:
+) -> Problem[GaussianCoulomb]:
     """Build and factor H."""
     coulomb = GaussianCoulomb(structures, width, accuracy)
     with torch.no_grad():
@@ -162,7 +162,7 @@ def _iterative_problem(
     J: Tensor,
     groups: ChargeGroups,
     mesh: bool,
-) -> Problem:
+) -> Problem[GaussianCoulomb]:
     """Prepare products with H."""
     coulomb = MatrixFreeCoulomb(structures, width, accuracy, mesh=mesh)
     hardness = J.detach()

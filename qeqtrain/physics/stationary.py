@@ -20,16 +20,17 @@ The energy alone asks for no further solution: it is stationary in x.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from qeqtrain.errors import EquilibrationFailed
 from qeqtrain.physics.function import Function, wanted
-from qeqtrain.physics.interaction import GaussianCoulomb, Geometry
+from qeqtrain.physics.interaction import Geometry
 from qeqtrain.physics.naming import name_of
 from qeqtrain.physics.solvers.solution import Outcome, Solution
+from qeqtrain.structures import Structures
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,19 @@ class Effort:
     condition: Tensor
 
 
+class Interaction(Protocol):
+    """A symmetric A, known by its bilinear form."""
+
+    structures: Structures
+
+    def energy(self, u: Tensor, v: Tensor, at: Geometry | None = None) -> Tensor:
+        """Bilinear form u.A.v of every structure, ``(B,)``; differentiable in all."""
+        ...
+
+
+AnyInteraction = TypeVar("AnyInteraction", bound=Interaction)
+
+
 class Solver(Protocol):
     """Whatever solves the bordered equations for many right-hand sides."""
 
@@ -58,11 +72,11 @@ class Solver(Protocol):
         ...
 
 
-class Problem:
+class Problem(Generic[AnyInteraction]):
     """What the solution and all its derivatives share: the interaction and a factored H."""
 
     def __init__(
-        self, coulomb: GaussianCoulomb, solver: Solver, name: str, condition: Tensor
+        self, coulomb: AnyInteraction, solver: Solver, name: str, condition: Tensor
     ) -> None:
         self.coulomb, self.solver, self.name = coulomb, solver, name
         self.condition = condition
@@ -95,7 +109,7 @@ class Problem:
 
 
 def solve_stationary(
-    b: Tensor, c: Tensor, J: Tensor, at: Geometry, problem: Problem
+    b: Tensor, c: Tensor, J: Tensor, at: Geometry, problem: Problem[Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Find the stationary point; differentiable to any order in all tensors given.
 
@@ -128,7 +142,7 @@ class _Rest(Function):
         positions: Tensor,
         cell: Tensor,
         width: Tensor,
-        problem: Problem,
+        problem: Problem[Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         x, m = problem.solve(b, c)
@@ -145,7 +159,7 @@ class _Rest(Function):
         ctx: Any, in_x: Tensor | None, in_m: Tensor | None, in_energy: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         J, positions, cell, width, x, m = ctx.saved_tensors
-        problem: Problem = ctx.problem
+        problem: Problem[Any] = ctx.problem
         structures = problem.coulomb.structures
         in_b = in_c = weight = None
         if in_x is not None or in_m is not None:
@@ -169,7 +183,7 @@ class _Rest(Function):
 
 
 def _form_gradient(
-    problem: Problem,
+    problem: Problem[Any],
     u: Tensor,
     v: Tensor,
     asked: list[bool],

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
+import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from qeqtrain.data.charge_references import charge_energies, count_compositions
@@ -16,6 +17,7 @@ from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.models.charge_states import StatesRead, checked_policy
 from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.models.references import ChargeReferenceKind
+from qeqtrain.training.given import Given, given_labels, without_given
 
 if TYPE_CHECKING:
     from qeqtrain.data.sets import DataSets
@@ -54,8 +56,12 @@ def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
         nodes.get("unseen_charge_states", "error")
     )
     conventions["untrained_elements"] = [z for z in elements if z not in trained]
+    given = _given(nodes, elements, data)
+    if given is not None:
+        source, _ = data.source_of("train")
+        statistics = without_given(statistics, given, source)
     references = _references(nodes.get("references", "least_squares"), trained, statistics)
-    references, charge_references = _charge_references(nodes, references, data)
+    references, charge_references = _charge_references(nodes, references, data, given)
     return build_potential(
         nodes,
         elements=elements,
@@ -66,6 +72,20 @@ def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
         charge_references=charge_references,
         conventions=conventions,
     )
+
+
+def _given(nodes: Mapping[str, Any], elements: list[int], data: DataSets) -> Given | None:
+    """Energies and forces beneath the network, of training frames, or ``None``."""
+    with torch.random.fork_rng(devices=[]):  # this draft draws no numbers of the run
+        draft = build_potential(
+            nodes,
+            elements=elements,
+            references={},
+            scale=1.0,
+            charge_range=(-1.0, 1.0),
+        )
+    by_charge = nodes.get("charge_references", "none") not in ("none", None)
+    return given_labels(draft, data, every=by_charge)
 
 
 def unseen_state_notes(potential: Potential, data: DataSets) -> list[str]:
@@ -108,7 +128,7 @@ def unseen_state_notes(potential: Potential, data: DataSets) -> list[str]:
 
 
 def _charge_references(
-    nodes: Mapping[str, Any], references: dict[int, float], data: DataSets
+    nodes: Mapping[str, Any], references: dict[int, float], data: DataSets, given: Given | None
 ) -> tuple[dict[int, float], dict[str, Any] | None]:
     """Energies of elements, eV, and what knows the total charge beside them, plain values."""
     wanted = nodes.get("charge_references", "none")
@@ -122,7 +142,10 @@ def _charge_references(
         )
     fitted = nodes.get("references", "least_squares") == "least_squares"
     source, frames = data.source_of("train")
-    found = charge_energies(source, frames, None if fitted else references)
+    beneath = None
+    if given is not None:
+        frames, beneath = given.frames, given.energies
+    found = charge_energies(source, frames, None if fitted else references, beneath)
     if wanted == "learned":
         # What it learns is then of order one; the elements stay as they are without it.
         spin = StatesRead.of(nodes).spin

@@ -8,7 +8,7 @@ totals of a million eV have no meV left in float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
     from qeqtrain.structures import Prediction
 
-Kind = Literal["mse", "mae", "huber"]
+Kind = Literal["mse", "mae", "huber", "rmse"]
+Average = Literal["components", "structures"]
 
 
 @dataclass(frozen=True)
@@ -31,30 +32,48 @@ class Term:
     Attributes:
         weight: factor in the sum; the term's unit is that of the quantity (eV per atom, eV/A,
             eV/A^3, e, e A), squared for ``mse`` and ``huber``.
-        kind: mean square, mean absolute, or Huber's mixture of the two.
+        kind: mean square, mean absolute, Huber's mixture of the two, or the root of the mean
+            square of the whole batch.
         huber_delta: where Huber's turns from square to linear, in the quantity's unit.
+        average: whether the mean runs over all components alike, or over structures, each of
+            which first averages its own atoms.
     """
 
     weight: float
     kind: Kind = "mse"
     huber_delta: float = 0.01
+    average: Average = "components"
 
-    def total(self, difference: Tensor) -> Tensor:
+    def weighed(self, name: str, comparison: Comparison, batch: Batch) -> Comparison:
+        """Give every row its share in the mean."""
+        if self.average == "components" or not QUANTITIES[name].per_atom:
+            return comparison
+        structures = batch.structures
+        share = structures.atom_counts().reciprocal().index_select(0, structures.batch)
+        return replace(comparison, share=share)
+
+    def total(self, comparison: Comparison) -> Tensor:
         """Add up the penalties of all components, shape ``()``."""
-        if self.kind == "mse":
-            return difference.square().sum()
-        if self.kind == "mae":
-            return difference.abs().sum()
-        zeros = torch.zeros_like(difference)
-        return torch.nn.functional.huber_loss(
-            difference, zeros, reduction="sum", delta=self.huber_delta
-        )
+        difference = comparison.difference
+        if self.kind in ("mse", "rmse"):
+            penalty = difference.square()
+        elif self.kind == "mae":
+            penalty = difference.abs()
+        else:
+            zeros = torch.zeros_like(difference)
+            penalty = torch.nn.functional.huber_loss(
+                difference, zeros, reduction="none", delta=self.huber_delta
+            )
+        if comparison.share is None:
+            return penalty.sum()
+        return penalty.flatten(1).sum(dim=1) @ comparison.share
 
 
 class Loss:
     """Weighted sum of errors: energy per atom, forces, stress, charges, dipole, Born charges.
 
-    A weight is a number, or a mapping with ``weight``, ``kind`` and ``huber_delta`` of its own.
+    A weight is a number, or a mapping with ``weight``, ``kind``, ``huber_delta`` and
+    ``average`` of its own.
 
     Args:
         energy: weight of the energy per atom, eV.
@@ -65,6 +84,7 @@ class Loss:
         born_charges: weight of the nine components of Born charges, e.
         kind: of every term that does not say otherwise.
         huber_delta: of every term that does not say otherwise, in the term's unit.
+        average: of every term that does not say otherwise.
 
     Raises:
         UserMistake: a weight or kind that makes no sense.
@@ -80,6 +100,7 @@ class Loss:
         born_charges: float | dict[str, float | str] = 0.0,
         kind: Kind = "mse",
         huber_delta: float = 0.01,
+        average: Average = "components",
     ) -> None:
         given = {
             "energy": energy,
@@ -91,7 +112,7 @@ class Loss:
         }
         problems: list[str] = []
         terms = {
-            name: _term(name, value, Term(0.0, kind, huber_delta), problems)
+            name: _term(name, value, Term(0.0, kind, huber_delta, average), problems)
             for name, value in given.items()
         }
         self.terms = {name: term for name, term in terms.items() if term.weight > 0.0}
@@ -104,13 +125,27 @@ class Loss:
         """Whether a quantity has a weight."""
         return quantity in self.terms
 
-    def refuse_impossible(self, *, has_charges: bool) -> None:
+    def refuse_impossible(self, *, has_charges: bool, fixed_charges: bool = False) -> None:
         """Check that the model predicts what the loss compares.
 
+        Args:
+            has_charges: whether the model has charges.
+            fixed_charges: whether nothing of them is trained.
+
         Raises:
-            UserMistake: charges, dipoles or Born charges asked of a model without charges.
+            UserMistake: charges, dipoles or Born charges asked of a model without charges or
+                with fixed ones.
         """
         asked = [name for name in ("charges", "dipole", "born_charges") if self.needs(name)]
+        if asked and fixed_charges:
+            raise UserMistake(
+                *(
+                    f"loss.{name}={self.terms[name].weight:g}, but the charges come from a "
+                    f"table and have nothing to learn; set loss.{name}=0 or choose another "
+                    "charge model"
+                    for name in asked
+                )
+            )
         if asked and not has_charges:
             raise UserMistake(
                 *(
@@ -122,14 +157,37 @@ class Loss:
 
     def __call__(self, prediction: Prediction, batch: Batch) -> Tensor:
         """Add up the terms of a batch, float64, shape ``()``."""
-        compared = {name: compare(prediction, batch, name) for name in self.terms}
+        compared = {}
+        for name, term in self.terms.items():
+            found = compare(prediction, batch, name)
+            compared[name] = None if found is None else term.weighed(name, found, batch)
         total = prediction.energy.new_zeros(())
         counts = denominators(compared, total)
-        for (name, comparison), count in zip(compared.items(), counts, strict=True):
-            if comparison is not None:
-                term = self.terms[name]
-                total = total + term.weight * term.total(comparison.difference) / count
+        means = {
+            name: total if found is None else self.terms[name].total(found) / count
+            for (name, found), count in zip(compared.items(), counts, strict=True)
+        }
+        for name, root in zip(self._roots, self._over_ranks(means), strict=True):
+            # The derivative of the root of a mean over all ranks, as a share of this one.
+            safe = torch.where(root > 0.0, root, 1.0)
+            means[name] = 0.5 * (means[name] / safe + root)
+        for name, mean in means.items():
+            total = total + self.terms[name].weight * mean
         return total
+
+    @property
+    def _roots(self) -> list[str]:
+        return [name for name, term in self.terms.items() if term.kind == "rmse"]
+
+    def _over_ranks(self, means: Mapping[str, Tensor]) -> Tensor:
+        """Give the roots of those means that ask for it, over all ranks, without gradient."""
+        if not self._roots:
+            return torch.zeros(0)
+        own = torch.stack([means[name].detach() for name in self._roots])
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(own)
+            own = own / distributed.get_world_size()
+        return own.sqrt()
 
     def sit_out(self, like: Tensor) -> None:
         """Count nothing in this step: other ranks wait for this one's counts.
@@ -137,7 +195,9 @@ class Loss:
         Args:
             like: gives dtype and device.
         """
-        denominators(dict.fromkeys(self.terms), like.new_zeros(()))
+        zero = like.new_zeros(())
+        denominators(dict.fromkeys(self.terms), zero)
+        self._over_ranks(dict.fromkeys(self.terms, zero))
 
 
 def denominators(compared: Mapping[str, Comparison | None], like: Tensor) -> Tensor:
@@ -164,7 +224,7 @@ def denominators(compared: Mapping[str, Comparison | None], like: Tensor) -> Ten
 def _term(name: str, value: object, default: Term, problems: list[str]) -> Term:
     """Read one weight of the recipe; what is wrong with it is added to ``problems``."""
     fields = dict(value) if isinstance(value, Mapping) else {"weight": value}
-    known = ("weight", "kind", "huber_delta")
+    known = ("weight", "kind", "huber_delta", "average")
     problems += [
         f"loss.{name} has the key '{key}'; it takes {', '.join(known)}{nearest(key, known)}"
         for key in fields
@@ -182,7 +242,16 @@ def _term(name: str, value: object, default: Term, problems: list[str]) -> Term:
     delta = fields.get("huber_delta", default.huber_delta)
     if not isinstance(delta, int | float) or not delta > 0.0:
         problems.append(f"loss.{name} has huber_delta {delta!r}; expected a number above 0")
-    return Term(float(weight), cast("Kind", kind), cast("float", delta))
+    average = fields.get("average", default.average)
+    averages = get_args(Average)
+    if average not in averages:
+        hint = nearest(str(average), averages)
+        problems.append(
+            f"loss.{name} has average {average!r}; expected {' | '.join(averages)}{hint}"
+        )
+    return Term(
+        float(weight), cast("Kind", kind), cast("float", delta), cast("Average", average)
+    )
 
 
 TERMS = tuple(QUANTITIES)

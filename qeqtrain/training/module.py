@@ -56,6 +56,7 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.potential = potential
+        optim.freeze_weights(potential)
         self.averaged = optim.build_average(potential)
         self.loss = loss
         self.optim = optim
@@ -200,7 +201,9 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser of the raw weights, and the learning rate by the share of the run."""
-        optimizer = self.optim.build_optimizer(self.potential.parameters())
+        optimizer = self.optim.build_optimizer(
+            weight for weight in self.potential.parameters() if weight.requires_grad
+        )
         schedule = self.optim.build_schedule(optimizer, self.done, MONITOR)
         return {
             "optimizer": optimizer,

@@ -7,6 +7,7 @@ exception is ``plateau``, which falls when validation no longer improves and kno
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, get_args
@@ -41,6 +42,9 @@ class Optimization:
         ema: decay of the running average of the weights, which validation and the best
             checkpoint use; ``None`` for none.
         gradient_clip: largest norm of the gradient; ``None`` for no limit.
+        train: patterns of names of the weights that move, such as ``coupling.*``; ``None``:
+            all. Weights are named as in a checkpoint.
+        freeze: patterns of those of them that do not.
 
     Raises:
         UserMistake: a value outside its range.
@@ -57,6 +61,8 @@ class Optimization:
         factor: float = 0.5,
         ema: float | None = 0.99,
         gradient_clip: float | None = 10.0,
+        train: list[str] | None = None,
+        freeze: list[str] | None = None,
     ) -> None:
         problems = []
         if not lr > 0.0:
@@ -92,6 +98,27 @@ class Optimization:
         self.factor = float(factor)
         self.ema = ema
         self.gradient_clip = gradient_clip
+        self.train = train
+        self.freeze = list(freeze or [])
+
+    def freeze_weights(self, model: nn.Module) -> None:
+        """Hold the weights that the recipe does not train.
+
+        Raises:
+            UserMistake: a pattern that matches no weight, or nothing left to train.
+        """
+        names = [name for name, _ in model.named_parameters()]
+        kept = set(_matches("optim.train", self.train, names))
+        if self.train is None:
+            kept = set(names)
+        kept -= _matches("optim.freeze", self.freeze, names)
+        if not kept:
+            raise UserMistake(
+                f"optim.train={self.train} and optim.freeze={self.freeze} leave no weight to "
+                "train; leave one of them out"
+            )
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in kept)
 
     def lr_factor(self, done: float) -> float:
         """Learning rate as a share of its highest, after a share ``done`` of the run."""
@@ -154,6 +181,22 @@ class Optimization:
         averaged.requires_grad_(False)
         averaged.eval()
         return averaged
+
+
+def _matches(key: str, patterns: list[str] | None, names: list[str]) -> set[str]:
+    """Find the names that shell patterns match, each at least one."""
+    found: set[str] = set()
+    problems = []
+    for pattern in patterns or []:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            parts = sorted({name.partition(".")[0] for name in names})
+            hint = nearest(pattern, names) or f"; the model has {', '.join(parts)}"
+            problems.append(f"{key}: no weight is named {pattern!r}{hint}")
+        found.update(matched)
+    if problems:
+        raise UserMistake(*problems)
+    return found
 
 
 def default_optimizer() -> dict[str, object]:

@@ -55,16 +55,19 @@ class Comparison:
         difference: zero in rows with nothing to compare, float64, shape ``(rows, ...)``;
             energies are divided by the number of atoms.
         mask: rows that have a label and a prediction, bool, shape ``(rows,)``.
+        share: of every row in a mean, float64, shape ``(rows,)``; ``None``: all alike.
     """
 
     difference: Tensor
     mask: Tensor
+    share: Tensor | None = None
 
     @property
     def count(self) -> Tensor:
-        """Components that are compared, float64, shape ``()``."""
+        """Components that are compared, by their share, float64, shape ``()``."""
         per_row = self.difference[0].numel() if len(self.difference) else 1
-        return self.mask.sum(dtype=torch.float64) * per_row
+        rows = self.mask.double() if self.share is None else self.mask * self.share
+        return rows.sum() * per_row
 
 
 def compare(prediction: Prediction, batch: Batch, quantity: str) -> Comparison | None:

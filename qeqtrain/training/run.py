@@ -72,7 +72,9 @@ def fit(
     """
     budget = trainer.budget()
     sketch = sketch_potential(potential)
-    loss.refuse_impossible(has_charges=sketch.has_charges)
+    loss.refuse_impossible(
+        has_charges=sketch.has_charges, fixed_charges=sketch.has_fixed_charges
+    )
     watchers = _callbacks(callbacks)
     run = RunFolder(folder, resume=resume)
     start = run.checkpoint_to_resume() if resume else None

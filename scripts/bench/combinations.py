@@ -18,6 +18,8 @@ CHARGES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("additive", "coulomb"),
         ("variational",),
     ),
+    "polarizable": (("feature",), ("additive", "full"), ("variational",)),
+    "pqeq": (("additive", "full"),),
 }
 """Couplings by charge model; the second word, where there is one, is the energy it adds."""
 OWN = ("nequip:backbone.l_max=1", "nequip:backbone.parity=false", "nequip:optim.lr=0.01")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import pytest
@@ -86,10 +87,15 @@ def test_bins_are_reduced_to_something(projection) -> None:
 
 
 @pytest.mark.parametrize("kind", [FeatureCoupling, AdditiveCoupling])
-def test_a_linear_readout_takes_no_hidden_layers(kind) -> None:
-    kind(readout="linear", channels=4, charge_features=2)
-    with pytest.raises(UserMistake, match=r"coupling\.hidden is \[8\], but a linear readout"):
-        kind(hidden=[8], readout="linear", channels=4, charge_features=2)
+def test_a_linear_readout_stays_linear_through_hidden_layers(kind) -> None:
+    x = torch.randn(3, 4)
+    for hidden in (None, [8], [8, 5]):
+        features = 2 if kind is AdditiveCoupling else 0
+        coupling = kind(hidden=hidden, readout="linear", channels=4, charge_features=features)
+        energy = functools.partial(coupling, None, None, charges=None)
+        torch.testing.assert_close(energy(2.0 * x), 2.0 * energy(x))
+        count = sum(p.numel() for p in coupling.parameters())
+        assert count == {None: 4, 1: 4 * 8 + 8, 2: 4 * 8 + 8 * 5 + 5}[hidden and len(hidden)]
 
 
 def test_bins_are_those_of_the_paper_within_their_range() -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import with_pairs
-from qeqtrain.nn.gate import SILU_GAIN, TANH_GAIN, Gate, silu
-from qeqtrain.nn.irreps import SCALAR, Irrep, slices
+from qeqtrain.nn.gate import JAX_SILU_GAIN, SILU_GAIN, TANH_GAIN, Gate, silu
+from qeqtrain.nn.irreps import SCALAR, Irrep
 from qeqtrain.nn.nequip import Layer, NequIP
 from qeqtrain.structures import Structure, Structures, collate
 from tests.systems import ELEMENTS, slab, triclinic, water
@@ -68,11 +68,16 @@ def features(net: NequIP, *atoms: Atoms) -> Tensor:
 
 
 def e3nn_layer(
-    layer: Layer, x: Tensor, radial: Tensor, vectors: Tensor, s: Structures, attributes: Tensor
-) -> Tensor:
+    layer: Layer,
+    x: dict[Irrep, Tensor],
+    radial: Tensor,
+    vectors: Tensor,
+    s: Structures,
+    attributes: Tensor,
+) -> dict[Irrep, Tensor]:
     """Work out a layer on the full edge list by e3nn's operations, with the layer's weights."""
-    channels = x.shape[-1]
-    names = [str(i) for i in layer.irreps_in]
+    channels = {irrep: tensor.shape[-1] for irrep, tensor in x.items()}
+    parts = {str(irrep): tensor for irrep, tensor in x.items()}
     edges = s.edges["backbone"].both_directions()
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     l_max = max(path.edge for path in layer.product.paths)
@@ -86,39 +91,40 @@ def e3nn_layer(
             found[name] = flat.unflatten(1, (out, -1)).transpose(1, 2)
         return found
 
-    parts = dict(zip(names, (x[:, at] for _, at in slices(layer.irreps_in)), strict=True))
     mixed = linear(parts, layer.before.weights)
 
     h = torch.cat([radial, radial])
-    for k, weight in enumerate(layer.weights.weights):
+    for k, (weight, gain) in enumerate(
+        zip(layer.weights.weights, layer.weights.gains, strict=True)
+    ):
         if k:
-            h = layer.weights.gain * torch.nn.functional.silu(h)
-        h = h @ weight / weight.shape[0] ** 0.5
-    h = h.unflatten(1, (-1, channels))
+            h = torch.nn.functional.silu(h)
+        h = gain * h @ weight / weight.shape[0] ** 0.5
+    of_path = h.split([channels[path.feature] for path in layer.product.paths], dim=1)
 
     messages: dict[str, list[Tensor]] = {}
-    for k, path in enumerate(layer.product.paths):
+    for path, w in zip(layer.product.paths, of_path, strict=True):
         direction = o3.Irrep(path.edge, (-1) ** path.edge)
         y = o3.spherical_harmonics(path.edge, unit, True, "component")
         product = o3.TensorProduct(
-            f"{channels}x{path.feature}",
+            f"{w.shape[1]}x{path.feature}",
             f"1x{direction}",
-            f"{channels}x{path.out}",
+            f"{w.shape[1]}x{path.out}",
             [(0, 0, 0, "uvu", True)],
             shared_weights=False,
             internal_weights=False,
         )
         sent = mixed[str(path.feature)][edges.sender].transpose(1, 2).flatten(1)
-        out = product(sent, y, h[:, k]).unflatten(1, (channels, -1)).transpose(1, 2)
-        total = torch.zeros(len(x), *out.shape[1:]).index_add(0, edges.receiver, out)
-        messages.setdefault(str(path.out), []).append(total / 12.0**0.5)
+        out = product(sent, y, w).unflatten(1, (w.shape[1], -1)).transpose(1, 2)
+        total = torch.zeros(s.n_atoms, *out.shape[1:]).index_add(0, edges.receiver, out)
+        messages.setdefault(str(path.out), []).append(total * layer.scale)
     assert l_max == 2
     y = linear({k: torch.cat(v, dim=-1) for k, v in messages.items()}, layer.after.weights)
 
     for name, weight in layer.self_connection.weights.items():
         out = weight.shape[2]
         module = o3.FullyConnectedTensorProduct(
-            f"{channels}x{name}",
+            f"{weight.shape[1]}x{name}",
             f"{len(weight)}x0e",
             f"{out}x{name}",
             internal_weights=False,
@@ -128,29 +134,35 @@ def e3nn_layer(
         own = module(flat, attributes, weight.transpose(0, 1).flatten())
         y[name] = y[name] + own.unflatten(1, (out, -1)).transpose(1, 2)
 
-    activated = SILU_GAIN * torch.nn.functional.silu(y["0e"])
-    value, *gates = activated.split(channels, dim=-1)
-    found = []
+    activated = layer.gate.gain * torch.nn.functional.silu(y["0e"])
+    widths = [layer.gate.channels[irrep] for irrep in [SCALAR, *layer.gate.gated]]
+    value, *gates = activated.split(widths, dim=-1)
+    found = {}
     for irrep in layer.irreps_out:
         if irrep == SCALAR:
-            found.append(value)
+            found[irrep] = value
         elif irrep.degree == 0:
-            found.append(TANH_GAIN * torch.tanh(y[str(irrep)]))
+            found[irrep] = TANH_GAIN * torch.tanh(y[str(irrep)])
         else:
-            found.append(y[str(irrep)] * gates.pop(0))
-    return torch.cat(found, dim=1)
+            found[irrep] = y[str(irrep)] * gates.pop(0)
+    return found
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("variant", ["current", "lr"])
+@pytest.mark.parametrize("variant", ["current", "lr", "reaxnet"])
 @pytest.mark.parametrize("parity", [False, True])
-@pytest.mark.parametrize("system", [triclinic, water])
-def test_a_layer_is_that_of_e3nn_on_the_full_list(system, variant: str, parity: bool) -> None:
-    net = small(variant=variant, parity=parity, attributes=2)
+@pytest.mark.parametrize(
+    ("system", "channels"), [(triclinic, 4), (water, 4), (triclinic, [4, 3, 2])]
+)
+def test_a_layer_is_that_of_e3nn_on_the_full_list(
+    system, channels: int | list[int], variant: str, parity: bool
+) -> None:
+    net = small(channels=channels, variant=variant, parity=parity, attributes=2)
     s = batch(system())
     layer = net.layers[1]
     vectors = s.edge_vectors("backbone")
-    x = torch.randn(s.n_atoms, sum(i.dim for i in layer.irreps_in), 4)
+    sizes = net.layers[0].gate.channels
+    x = {i: torch.randn(s.n_atoms, i.dim, sizes.get(i, 4)) for i in layer.irreps_in}
     radial = net.basis(vectors.norm(dim=1))
     given = torch.randn(s.n_atoms, 2)
     first, inputs = net._embed(s, species(s), given)
@@ -163,7 +175,9 @@ def test_a_layer_is_that_of_e3nn_on_the_full_list(system, variant: str, parity: 
     expected = e3nn_layer(layer, x, radial, both, s, attributes)
     directions = net.harmonics(vectors / vectors.norm(dim=1, keepdim=True))
     found = layer(x, radial, directions, s.edges["backbone"], inputs)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert found.keys() == expected.keys()
+    for irrep, tensor in expected.items():
+        torch.testing.assert_close(found[irrep], tensor, rtol=0, atol=1e-12)
 
 
 # Symmetry
@@ -184,21 +198,46 @@ def turned(atoms: Atoms, by: Tensor) -> Atoms:
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("improper", [False, True])
-@pytest.mark.parametrize("variant", ["current", "lr"])
+@pytest.mark.parametrize("variant", ["current", "lr", "reaxnet"])
 def test_tensors_of_every_layer_turn_with_the_structure(variant: str, improper: bool) -> None:
     torch.manual_seed(3)
     net, by = small(variant=variant), rotation(improper=improper)
-    seen: list[Tensor] = []
+    seen: list[dict[Irrep, Tensor]] = []
     for layer in net.layers:
         layer.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
     features(net, triclinic())
     features(net, turned(triclinic(), by))
     half = len(net.layers)
     for layer, before, after in zip(net.layers, seen[:half], seen[half:], strict=True):
-        for irrep, at in slices(layer.irreps_out):
+        for irrep in layer.irreps_out:
             d = o3.Irrep(str(irrep)).D_from_matrix(by)
-            expected = torch.einsum("kl,nlc->nkc", d, before[:, at])
-            torch.testing.assert_close(after[:, at], expected, rtol=0, atol=1e-11)
+            expected = torch.einsum("kl,nlc->nkc", d, before[irrep])
+            torch.testing.assert_close(after[irrep], expected, rtol=0, atol=1e-11)
+
+
+def test_a_network_that_ignores_parity_respects_rotations_and_sees_reflections() -> None:
+    torch.manual_seed(3)
+    options = {"parity": "ignored", "variant": "reaxnet", "cutoff_power": "switch"}
+    net = small(channels=[4, 3, 2], average_neighbors=1.0, **options)
+    here = features(net, triclinic())
+    rotated = features(net, turned(triclinic(), rotation(improper=False)))
+    torch.testing.assert_close(rotated, here, rtol=0, atol=1e-11)
+    mirrored = features(net, turned(triclinic(), rotation(improper=True)))
+    assert (mirrored - here).abs().max() > 1e-6
+    assert {str(i) for i in net.layers[-1].irreps_out} == {"0e", "1o", "2e"}
+
+
+def test_channels_of_every_degree_are_asked_for() -> None:
+    net = small(channels=[6, 3, 1])
+    assert features(net, triclinic()).shape[1] == net.out_channels == 6
+    with pytest.raises(UserMistake, match="one for every degree from 0 to l_max"):
+        small(channels=[6, 3])
+    with pytest.raises(UserMistake, match=r"channels=.* needs backbone.tensor_product=dense"):
+        small(channels=[6, 3, 1], tensor_product="cuequivariance")
+    with pytest.raises(UserMistake, match=r"ignored needs backbone.tensor_product=dense"):
+        small(parity="ignored", tensor_product="cuequivariance")
+    with pytest.raises(UserMistake, match=r"a cutoff above 0.5 A, met 0.4"):
+        small(cutoff=0.4, cutoff_power="switch")
 
 
 def test_both_parities_are_reached_where_asked_for() -> None:
@@ -236,7 +275,7 @@ def test_features_change_smoothly_as_a_neighbour_leaves() -> None:
     torch.testing.assert_close(inside, outside, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("variant", ["current", "lr"])
+@pytest.mark.parametrize("variant", ["current", "lr", "reaxnet"])
 def test_a_structure_does_not_feel_its_batch(variant: str) -> None:
     net = small(variant=variant)
     alone = torch.cat([features(net, a) for a in (triclinic(), water(), slab())])
@@ -244,7 +283,7 @@ def test_a_structure_does_not_feel_its_batch(variant: str) -> None:
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("variant", ["current", "lr"])
+@pytest.mark.parametrize("variant", ["current", "lr", "reaxnet"])
 def test_forces_are_the_slope_of_the_energy(variant: str) -> None:
     net, s = small(variant=variant, layers=2, parity=True), batch(water())
     kind = species(s)
@@ -260,7 +299,7 @@ def test_forces_are_the_slope_of_the_energy(variant: str) -> None:
 # Inputs beside the geometry
 
 
-@pytest.mark.parametrize("variant", ["current", "lr"])
+@pytest.mark.parametrize("variant", ["current", "lr", "reaxnet"])
 def test_attributes_act_in_every_self_connection(variant: str) -> None:
     net, s = small(variant=variant, attributes=2), batch(water())
     given = torch.zeros(3, 2).double()
@@ -271,7 +310,7 @@ def test_attributes_act_in_every_self_connection(variant: str) -> None:
         net(s, species(s))
 
 
-@pytest.mark.parametrize("variant", ["current", "lr"])
+@pytest.mark.parametrize("variant", ["current", "lr", "reaxnet"])
 def test_total_charge_conditions_the_features(variant: str) -> None:
     net = small(variant=variant, conditioning="charge")
     assert (features(net, water(0.0)) - features(net, water(1.0))).abs().max() > 1e-6
@@ -346,12 +385,13 @@ def test_gains_are_those_of_e3nn() -> None:
 def test_gains_give_activations_unit_variance() -> None:
     z = np.linspace(-12, 12, 200_001)
     density = np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
-    for gain, f in ((SILU_GAIN, z / (1 + np.exp(-z))), (TANH_GAIN, np.tanh(z))):
+    silu = z / (1 + np.exp(-z))
+    for gain, f in ((SILU_GAIN, silu), (JAX_SILU_GAIN, silu), (TANH_GAIN, np.tanh(z))):
         assert np.trapezoid((gain * f) ** 2 * density, z) == pytest.approx(1.0, abs=5e-3)
 
 
 def test_a_gate_lets_odd_scalars_change_their_sign() -> None:
     odd = Irrep(pseudo=True, degree=0)
-    gate, x = Gate([SCALAR, odd]), torch.randn(2, 1, 3)
-    out = [gate({SCALAR: x, odd: sign * x})[:, 1] for sign in (1, -1)]
+    gate, x = Gate({SCALAR: 3, odd: 3}), torch.randn(2, 1, 3)
+    out = [gate({SCALAR: x, odd: sign * x})[odd] for sign in (1, -1)]
     torch.testing.assert_close(out[0], -out[1])

@@ -55,16 +55,22 @@ def pairs() -> tuple[Tensor, Tensor]:
     return tuple(torch.randint(0, N, (2, P), generator=generator))
 
 
+def by_irrep(x: Tensor, features: list[Irrep]) -> dict[Irrep, Tensor]:
+    return {irrep: x[:, at] for irrep, at in slices(features)}
+
+
 def form(
     features: list[Irrep], l_max: int
 ) -> tuple[Callable[..., Tensor], tuple[Tensor, Tensor, Tensor]]:
     """All messages as one function of tensors, weights and directions, and such arguments."""
     wanted = all_irreps(l_max, parity=True)
-    product = DenseProduct(features, l_max, couplings(features, l_max, wanted))
+    channels = dict.fromkeys(features, C)
+    product = DenseProduct(channels, l_max, couplings(features, l_max, wanted))
     s, r = pairs()
 
     def messages(x: Tensor, w: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([m.flatten() for m in product(x, w, y, s, r).values()])
+        found = product(by_irrep(x, features), w.flatten(1), y, s, r)
+        return torch.cat([m.flatten() for m in found.values()])
 
     x = leaf(N, sum(i.dim for i in features), C)
     return messages, (x, leaf(P, len(product.paths), C), leaf(P, (l_max + 1) ** 2))
@@ -95,7 +101,7 @@ def e3nn_messages(
 @pytest.mark.parametrize(("features", "l_max"), FEATURES)
 def test_messages_are_those_of_e3nn(features, l_max) -> None:
     paths = couplings(features, l_max, all_irreps(l_max, parity=True))
-    product = DenseProduct(features, l_max, paths)
+    product = DenseProduct(dict.fromkeys(features, C), l_max, paths)
     s, r = pairs()
     x = leaf(N, sum(i.dim for i in features), C)
     w, vectors = leaf(P, len(paths), C), leaf(P, 3)
@@ -106,7 +112,8 @@ def test_messages_are_those_of_e3nn(features, l_max) -> None:
     y = o3.spherical_harmonics(harmonics, torch.cat([unit, -unit]), True, "component")
     expected = e3nn_messages(features, l_max, product, x[start], torch.cat([w, w]), y)
 
-    found = product(x, w, SphericalHarmonics(l_max)(unit), s, r)
+    harmonics = SphericalHarmonics(l_max)(unit)
+    found = product(by_irrep(x, features), w.flatten(1), harmonics, s, r)
     assert list(found) != []
     assert set(found) == set(expected)
     for irrep, messages in expected.items():
@@ -162,9 +169,11 @@ def test_one_pass_through_the_pairs_gives_the_same_second_derivatives(wanted) ->
 
 def test_no_pairs_give_zeros() -> None:
     features = all_irreps(1, parity=False)
-    product = DenseProduct(features, 1, couplings(features, 1, features))
+    channels = dict.fromkeys(features, C)
+    product = DenseProduct(channels, 1, couplings(features, 1, features))
     none = torch.zeros(0, dtype=torch.int64)
-    found = product(leaf(N, 4, C), leaf(0, len(product.paths), C), leaf(0, 4), none, none)
+    x = by_irrep(leaf(N, 4, C), features)
+    found = product(x, leaf(0, len(product.paths) * C), leaf(0, 4), none, none)
     assert all(m.shape[0] == N and m.abs().max() == 0 for m in found.values())
 
 
@@ -173,11 +182,12 @@ def test_no_pairs_give_zeros() -> None:
 def test_kernels_of_cuequivariance_give_the_same(features, l_max) -> None:
     pytest.importorskip("cuequivariance_torch")
     paths = couplings(features, l_max, all_irreps(l_max, parity=True))
-    dense = DenseProduct(features, l_max, paths)
-    other = CuEquivarianceProduct(features, l_max, paths, C)
+    channels = dict.fromkeys(features, C)
+    dense = DenseProduct(channels, l_max, paths)
+    other = CuEquivarianceProduct(channels, l_max, paths)
     s, r = pairs()
-    x = torch.randn(N, sum(i.dim for i in features), C)
-    w, y = torch.randn(P, len(paths), C), torch.randn(P, (l_max + 1) ** 2)
+    x = {i: torch.randn(N, i.dim, C) for i in features}
+    w, y = torch.randn(P, len(paths) * C), torch.randn(P, (l_max + 1) ** 2)
     expected, found = dense(x, w, y, s, r), other(x, w, y, s, r)
     for irrep, messages in expected.items():
         torch.testing.assert_close(found[irrep], messages, rtol=1e-5, atol=1e-5)

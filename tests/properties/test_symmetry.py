@@ -34,6 +34,13 @@ MODELS: dict[str, Callable[[], Potential]] = {
     "charge alone": partial(
         small_cross, "tensornet", "gaussian", "full", charge_options={"head": "charge"}
     ),
+    "self-consistent shells": partial(
+        small_cross,
+        "tensornet",
+        "polarizable",
+        "variational",
+        charge_options={"mode": "self_consistent"},
+    ),
     "repulsion": partial(
         small_cross,
         "tensornet",

@@ -53,9 +53,10 @@ def test_a_recipe_becomes_objects(name: str, water: Path) -> None:
     from qeqtrain.training.assembly import sketch_potential
 
     built = build(prepared(name, water))
-    has_charges = sketch_potential(built["potential"]).has_charges
-    assert has_charges == built["loss"].needs("charges")
-    assert has_charges or built["potential"]["charge"]["_target_"].endswith("NoCharges")
+    sketch = sketch_potential(built["potential"])
+    learned = sketch.has_charges and not sketch.has_fixed_charges
+    assert learned == built["loss"].needs("charges")
+    assert sketch.has_charges or built["potential"]["charge"]["_target_"].endswith("NoCharges")
 
 
 @pytest.mark.slow

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from qeqtrain.data.frames import Frame
 from qeqtrain.data.sets import DataSets
 from qeqtrain.data.writing import write_extxyz
-from qeqtrain.errors import UserMistake
+from qeqtrain.errors import EquilibrationFailed, UserMistake
+from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.models.qet import qet_spec
-from qeqtrain.structures import Structure
+from qeqtrain.neighbors import with_pairs
+from qeqtrain.nn.charges import Charges
+from qeqtrain.physics.repulsion import zbl_energy
+from qeqtrain.structures import Structure, collate
+from qeqtrain.training import given
 from qeqtrain.training.assembly import potential_for, unseen_state_notes
 
 OFFSETS = {-1.0: -2.0, 0.0: 0.0, 1.0: 6.0}
@@ -155,3 +161,186 @@ def test_a_composition_that_only_validation_has_is_refused_where_it_counts(prepa
     potential = potential_for({**NODES, "charge_references": "per_composition"}, data)
     with pytest.raises(UserMistake, match=r"val: Na with total charge 0.*not at all \(1 fra"):
         unseen_state_notes(potential, data)
+
+
+# What lies beneath the network
+
+
+REPELLED = {**NODES, "baselines": {"zbl": {"_target_": "qeqtrain.nn.baselines.ScreenedNuclei"}}}
+
+
+def close(seed: int, *, labelled: bool = True) -> Frame:
+    """Sodium chloride whose labels are elements and the repulsion of its nuclei, exactly."""
+    bare = frame(seed, 0.0)
+    structure = replace(bare.structure, positions=bare.structure.positions * 0.6)
+    s = collate([with_pairs(structure, {"backbone": 4.0})])
+    r = s.positions.requires_grad_()
+    energy = zbl_energy(s, "backbone").sum()
+    (slope,) = torch.autograd.grad(energy, r)
+    own = np.where(structure.numbers == 11, 0.5, 2.0)[:, None]
+    forces = -slope.numpy() + own * np.sign(bare.labels["forces"])
+    labels = {"energy": bare.labels["energy"] + energy.item(), "forces": forces}
+    return Frame(
+        structure, labels if labelled else {"energy": labels["energy"]}, bare.source_id
+    )
+
+
+def test_references_and_scale_are_those_of_labels_without_the_baseline(prepared) -> None:
+    data = prepared(close(30), train=[close(i) for i in range(12)])
+    found = potential_for({**REPELLED, "scale": "force_rms_per_element"}, data)
+    assert found.references == pytest.approx({11: -4.0, 17: -7.0}, abs=1e-6)
+    assert found.scale == pytest.approx({11: 0.5, 17: 2.0}, rel=1e-6)
+    naive = potential_for({**NODES, "scale": "force_rms_per_element"}, data)
+    assert abs(naive.references[11] + 4.0) > 1.0
+    assert naive.scale[17] > 2.5
+
+
+def test_frames_without_forces_leave_the_scale_to_the_others(prepared) -> None:
+    frames = [close(i, labelled=i % 2 == 0) for i in range(12)]
+    found = potential_for(REPELLED, prepared(close(30), train=frames))
+    share = [float(np.mean(f.structure.numbers == 11)) for f in frames[::2]]
+    weights = [len(f) for f in frames[::2]]
+    sodium = float(np.average(share, weights=weights))
+    expected = (sodium * 0.5**2 + (1.0 - sodium) * 2.0**2) ** 0.5
+    assert found.scale == pytest.approx(expected, rel=1e-6)
+
+
+def test_energies_of_charges_are_those_without_the_baseline(prepared) -> None:
+    def charged(i: int) -> Frame:
+        one, charge = close(i), float(i % 3 - 1)
+        labels = {**one.labels, "energy": one.labels["energy"] + OFFSETS[charge]}
+        return Frame(replace(one.structure, total_charge=charge), labels, one.source_id)
+
+    data = prepared(charged(31), train=[charged(i) for i in range(18)])
+    nodes = {**REPELLED, "charge_references": "per_charge"}
+    found = dict(potential_for(nodes, data).charge_references.plain()["energies"])
+    assert found[1.0] - found[0.0] == pytest.approx(6.0, abs=1e-6)
+
+
+def test_of_many_frames_a_sample_is_looked_at_that_has_every_element(
+    prepared, monkeypatch
+) -> None:
+    monkeypatch.setattr(given, "SAMPLE", 6)
+    frames = [close(i) for i in range(20)]
+    rare = replace(frames[7].structure, numbers=np.where(np.arange(7) == 0, 19, 17))
+    frames[7] = Frame(rare, frames[7].labels, "rare")
+    data = prepared(close(30), train=frames)
+    potential = potential_for(REPELLED, data)
+    found = given.given_labels(potential, data)
+    assert len(found.frames) == 6
+    numbers = np.concatenate(
+        [data.source_of("train")[0][int(i)].structure.numbers for i in found.frames]
+    )
+    assert 19 in numbers
+    whole = given.given_labels(potential, data, every=True)
+    assert len(whole.frames) == 20
+    assert np.array_equal(whole.energies[np.isin(whole.frames, found.frames)], found.energies)
+
+
+def test_a_baseline_does_not_change_the_first_weights(prepared) -> None:
+    data = prepared()
+    weights = []
+    for nodes in (NODES, REPELLED):
+        torch.manual_seed(5)
+        weights.append(potential_for(nodes, data).state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+class Tabled(torch.nn.Module):
+    """Charges of a table: an atom's energy is known, and no feature is read."""
+
+    features, equilibrated, fixed = 2, True, True
+    cutoffs: ClassVar = {"charge": 3.0}
+
+    def forward(self, structures, features, species, response=None) -> Charges:
+        assert set(structures.edges) == {"charge"}
+        each = torch.where(structures.numbers == 11, 0.25, -3.0).double()
+        each = each + 0.0 * structures.positions.sum(dim=1)
+        by_structure = structures.sum_over_atoms(each)
+        return Charges(each, each, by_structure, by_structure, 0.0 * by_structure, each, each)
+
+
+@pytest.mark.parametrize(
+    ("coupling", "taken"),
+    [("AdditiveCoupling", 1), ("FeatureCoupling", 0), ("VariationalCoupling", 0)],
+)
+def test_energies_of_fixed_charges_are_taken_off_where_they_are_added(
+    prepared, monkeypatch, coupling: str, taken: int
+) -> None:
+    monkeypatch.setattr("qeqtrain.nn.charges.Tabled", Tabled, raising=False)
+    nodes = {
+        **NODES,
+        "charge": {"_target_": "qeqtrain.nn.charges.Tabled"},
+        "coupling": {"_target_": f"qeqtrain.nn.couplings.{coupling}"},
+    }
+    data = prepared(train=[frame(i, 0.0) for i in range(12)])
+    found = potential_for(nodes, data).references
+    expected = {11: -4.0 - taken * 0.25, 17: -7.0 + taken * 3.0}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_frames_whose_charges_have_no_answer_do_not_count(prepared, monkeypatch) -> None:
+    class Failing(Tabled):
+        def forward(self, structures, *rest) -> Charges:
+            if len(structures.numbers) != 5:
+                raise EquilibrationFailed("no answer")
+            return super().forward(structures, *rest)
+
+    monkeypatch.setattr("qeqtrain.nn.charges.Tabled", Failing, raising=False)
+    nodes = {
+        **NODES,
+        "charge": {"_target_": "qeqtrain.nn.charges.Tabled"},
+        "coupling": {"_target_": "qeqtrain.nn.couplings.AdditiveCoupling"},
+    }
+    data = prepared(train=[frame(i, 0.0) for i in range(12)])
+    potential = potential_for(nodes, data)
+    assert len(given.given_labels(potential, data).frames) == 3
+    with pytest.raises(EquilibrationFailed, match="no answer"):
+        potential_for(nodes, prepared(train=[frame(4, 0.0)]))
+
+
+SALT = {"_target_": "qeqtrain.nn.charges.TableCharges"}
+ADDED = {
+    "a table of charges": {
+        "charge": SALT,
+        "coupling": {"_target_": "qeqtrain.nn.couplings.AdditiveCoupling"},
+    },
+    "a baseline": {
+        "baselines": {"zbl": {"_target_": "qeqtrain.nn.baselines.ScreenedNuclei"}},
+    },
+}
+
+
+@pytest.mark.parametrize("parts", ADDED.values(), ids=ADDED)
+@pytest.mark.parametrize("charge_references", ["none", "per_charge"])
+def test_what_is_added_anyway_is_taken_off_before_references_are_fitted(
+    prepared, parts, charge_references
+) -> None:
+    nodes = {**NODES, **parts, "charge_references": charge_references}
+    plain = [
+        frame(i, float(i % 3 - 1) if charge_references != "none" else 0.0) for i in range(24)
+    ]
+    wanted = potential_for(
+        {**NODES, "charge_references": charge_references}, prepared(train=plain)
+    )
+    sketch = sketch_potential_of(nodes)
+    train = []
+    for one in plain:
+        batch = collate([with_pairs(one.structure, sketch.cutoffs)])
+        positions = batch.positions.requires_grad_()
+        energy = sketch.fixed_energy(batch)
+        (slope,) = torch.autograd.grad(energy.sum(), positions)
+        labels = dict(one.labels)
+        labels["energy"] = labels["energy"] + float(energy.detach()[0])
+        labels["forces"] = labels["forces"] - slope.numpy()
+        train.append(replace(one, labels=labels))
+    found = potential_for(nodes, prepared(train=train))
+    assert found.references == pytest.approx(wanted.references, abs=1e-6)
+    assert found.scale == pytest.approx(wanted.scale, abs=1e-6)
+    if charge_references != "none":
+        energies = [dict(p.charge_references.plain()["energies"]) for p in (found, wanted)]
+        assert energies[0] == pytest.approx(energies[1], abs=1e-6)
+
+
+def sketch_potential_of(nodes: dict[str, Any]) -> Potential:
+    return build_potential(nodes, elements=(11, 17), references={}, scale=1.0)

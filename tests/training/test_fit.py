@@ -32,6 +32,22 @@ def test_the_loss_falls_on_two_frames(train: Train, toy_data: Any, tmp_path: Pat
     assert losses[-1] < 0.3 * losses[0]
 
 
+def test_frozen_weights_do_not_move(train: Train, tmp_path: Path) -> None:
+    weights = []
+    for lr in (1e-3, 3e-2):
+        optim = Optimization(lr=lr, ema=None, freeze=["backbone.*"])
+        train(f"run-{lr}", optim=optim, max_epochs=2)
+        weights.append(dict(archive.load(tmp_path / f"run-{lr}").named_parameters()))
+    same = {name: torch.equal(first, weights[1][name]) for name, first in weights[0].items()}
+    assert all(kept for name, kept in same.items() if name.startswith("backbone."))
+    assert not any(kept for name, kept in same.items() if name.startswith("coupling.energy"))
+
+
+def test_a_run_without_a_weight_to_train_is_a_mistake(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserMistake, match="no weight is named 'backbon'"):
+        train(optim=Optimization(train=["backbon"]), max_epochs=1)
+
+
 def test_a_plateau_lowers_the_rate_of_a_run(train: Train, tmp_path: Path) -> None:
     optim = Optimization(lr=1e-9, schedule="plateau", patience=0, factor=0.5, warmup=0.0)
     train(optim=optim, max_epochs=4)

@@ -132,6 +132,12 @@ def test_charges_asked_of_a_model_without_any_are_a_mistake() -> None:
     Loss(charges=0.0).refuse_impossible(has_charges=False)
 
 
+def test_charges_of_a_table_cannot_be_trained() -> None:
+    with pytest.raises(UserMistake, match=r"loss\.dipole=2.*nothing to learn.*loss\.dipole=0"):
+        Loss(dipole=2.0).refuse_impossible(has_charges=True, fixed_charges=True)
+    Loss().refuse_impossible(has_charges=True, fixed_charges=True)
+
+
 def test_all_mistakes_in_weights_come_together() -> None:
     with pytest.raises(UserMistake) as caught:
         Loss(energy=-1.0, forces={"wieght": 2.0}, charges={"kind": "msse"})
@@ -169,3 +175,69 @@ def test_shares_of_two_ranks_average_to_the_loss_of_one(
     monkeypatch.setattr(distributed, "all_reduce", lambda counted: counted.copy_(whole))
     shares = [loss(p, b) for p, b in zip(said, (one, two), strict=True)]
     torch.testing.assert_close(torch.stack(shares).mean(), expected)
+
+
+def test_a_root_is_that_of_the_mean_over_the_batch(toy_batch: Callable[..., Any]) -> None:
+    batch = toy_batch(3)
+    said = predict(batch)
+    loss = Loss(energy=2.0, forces=3.0, kind="rmse")(said, batch)
+    sizes = torch.from_numpy(np.bincount(batch.structures.batch.numpy()))
+    energy = ((said.energy - batch.labels["energy"]) / sizes).square().mean().sqrt()
+    forces = (said.forces - batch.labels["forces"]).square().mean().sqrt()
+    torch.testing.assert_close(loss, 2.0 * energy + 3.0 * forces)
+    found = torch.autograd.grad(loss, (said.energy, said.forces))
+    expected = torch.autograd.grad(2.0 * energy + 3.0 * forces, (said.energy, said.forces))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_root_of_nothing_is_nothing_and_has_a_slope(toy_batch: Callable[..., Any]) -> None:
+    batch = toy_batch(2)
+    labels = {
+        name: batch.labels[name].clone().requires_grad_() for name in ("energy", "forces")
+    }
+    loss = Loss(kind="rmse")(Prediction(**labels), batch)
+    slopes = torch.autograd.grad(loss, list(labels.values()))
+    assert loss.item() == 0.0
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in slopes)
+
+
+@pytest.mark.parametrize("kind", ["mse", "mae", "rmse"])
+def test_structures_may_average_their_atoms_first(
+    toy_batch: Callable[..., Any], kind: str
+) -> None:
+    batch = toy_batch(3)
+    batch.present["forces"][1] = False
+    said = predict(batch)
+    weight = {"weight": 1.0, "kind": kind, "average": "structures"}
+    loss = Loss(energy=0.0, forces=weight)(said, batch)
+    d = (said.forces - batch.labels["forces"]).detach().abs()
+    penalty = d if kind == "mae" else d.square()
+    own = [penalty[batch.structures.batch == k].mean() for k in (0, 2)]
+    mean = float(sum(own)) / 2
+    assert loss.item() == pytest.approx(mean**0.5 if kind == "rmse" else mean)
+
+
+def test_roots_of_two_ranks_are_those_of_one(
+    toy_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Loss(energy=0.0, forces=3.0, kind="rmse")
+    batches = toy_batch(3), toy_batch(1)
+    said = [predict(b) for b in batches]
+    differences = torch.cat(
+        [p.forces - b.labels["forces"] for p, b in zip(said, batches, strict=True)]
+    )
+    whole = 3.0 * differences.square().mean().sqrt()
+    expected = torch.autograd.grad(whole, [p.forces for p in said])
+    count, mean = differences.numel(), differences.detach().square().mean()
+
+    def all_reduce(values: torch.Tensor) -> None:
+        # First the counts are added up, then the means: two ranks' are twice the whole one.
+        values.fill_(float(count) if values.max() > 10.0 else 2.0 * float(mean))
+
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce", all_reduce)
+    shares = torch.stack([loss(p, b) for p, b in zip(said, batches, strict=True)])
+    torch.testing.assert_close(shares.mean(), whole)
+    found = torch.autograd.grad(shares.mean(), [p.forces for p in said])
+    torch.testing.assert_close(found, expected)

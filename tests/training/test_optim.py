@@ -123,3 +123,37 @@ def test_values_out_of_range_are_mistakes_that_come_together() -> None:
         Optimization(lr=0.0, warmup=2.0, ema=1.0, schedule="cosin", gradient_clip=-math.inf)
     assert len(caught.value.problems) == 5
     assert "did you mean 'cosine'?" in str(caught.value)
+
+
+# Weights that stay as they are
+
+
+def net() -> torch.nn.Module:
+    return torch.nn.ModuleDict(
+        {"backbone": torch.nn.Linear(2, 2), "coupling": torch.nn.Linear(2, 1)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "moving"),
+    [
+        ({}, ["backbone.bias", "backbone.weight", "coupling.bias", "coupling.weight"]),
+        ({"train": ["coupling.*"]}, ["coupling.bias", "coupling.weight"]),
+        ({"freeze": ["*.bias"]}, ["backbone.weight", "coupling.weight"]),
+        ({"train": ["coupling.*"], "freeze": ["*.bias"]}, ["coupling.weight"]),
+    ],
+)
+def test_patterns_say_which_weights_move(options, moving) -> None:
+    model = net()
+    Optimization(**options).freeze_weights(model)
+    assert sorted(n for n, p in model.named_parameters() if p.requires_grad) == moving
+
+
+def test_a_pattern_without_a_weight_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserMistake) as met:
+        Optimization(train=["couplin.weight", "xyz"]).freeze_weights(net())
+    told = str(met.value)
+    assert "optim.train: no weight is named 'couplin.weight'; did you mean" in told
+    assert "no weight is named 'xyz'; the model has backbone, coupling" in told
+    with pytest.raises(UserMistake, match="leave no weight to train"):
+        Optimization(train=["backbone.*"], freeze=["back*"]).freeze_weights(net())

@@ -57,7 +57,7 @@ class PreparedCholesky:
         device = groups.member.device
         self.outcome = torch.full((n_structures,), int(Outcome.CONVERGED), device=device)
         self.condition = torch.ones(n_structures, dtype=torch.float64, device=device)
-        table = _constraint_table(groups, n_structures)
+        table = constraint_table(groups, n_structures)
         self.blocks = []
         for bucket, matrix in zip(buckets, matrices, strict=True):
             diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
@@ -126,7 +126,7 @@ class PreparedCholesky:
         self.condition[bucket.structures] = (large / small) ** 2
 
 
-def _constraint_table(groups: ChargeGroups, n_structures: int) -> Tensor:
+def constraint_table(groups: ChargeGroups, n_structures: int) -> Tensor:
     """Groups with a constraint, by structure, shape ``(B, g)``; G where there is no more."""
     fixed = torch.nonzero(~groups.held).squeeze(-1)
     owner = groups.structure.index_select(0, fixed)
