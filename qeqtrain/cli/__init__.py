@@ -23,6 +23,7 @@ from qeqtrain.errors import (
 
 VERBS = {
     "fit": ("fit", "train a recipe"),
+    "sweep": ("sweep", "train a recipe many times with different values"),
     "evaluate": ("evaluate", "errors per quantity, parity plots and a report"),
     "predict": ("predict", "label structures with a model"),
     "check": ("check", "say everything that can be wrong with a recipe, before training"),

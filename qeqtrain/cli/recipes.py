@@ -11,7 +11,7 @@ from qeqtrain.cli.arguments import Parser
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.recipe import folders, load_recipe
 
-KINDS = ("recipes", "parts", "models", "families")
+KINDS = ("recipes", "sweeps", "parts", "models", "families")
 
 
 def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
@@ -41,8 +41,8 @@ def run_list(arguments: argparse.Namespace) -> int:
     if arguments.kind not in KINDS:
         hint = nearest(arguments.kind, KINDS)
         raise UserMistake(f"list {arguments.kind}: expected {', '.join(KINDS)}{hint}")
-    rows = {"recipes": _recipes, "parts": _parts, "models": _models, "families": _families}
-    lines = rows[arguments.kind]()
+    rows = {"sweeps": _sweeps, "parts": _parts, "models": _models, "families": _families}
+    lines = rows[arguments.kind]() if arguments.kind in rows else [*_recipes(), *_sweeps()]
     width = max((len(name) for name, _ in lines), default=0) + 2
     for name, about in lines:
         sys.stdout.write(f"{name:<{width}}{about}".rstrip() + "\n")
@@ -52,6 +52,11 @@ def run_list(arguments: argparse.Namespace) -> int:
 def _recipes() -> list[tuple[str, str]]:
     root = folders.shipped("recipes")
     return [(name, _first_comment(root / f"{name}.yaml")) for name in folders.recipe_names()]
+
+
+def _sweeps() -> list[tuple[str, str]]:
+    root = folders.shipped("recipes")
+    return [(name, _first_comment(root / f"{name}.yaml")) for name in folders.sweep_names()]
 
 
 def _parts() -> list[tuple[str, str]]:
@@ -97,7 +102,9 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 def run_copy(arguments: argparse.Namespace) -> int:
     """Write the recipe's own file elsewhere."""
-    source = folders.find_recipe(arguments.recipe)
+    is_sweep = arguments.recipe in folders.sweep_names()
+    find = folders.find_sweep if is_sweep else folders.find_recipe
+    source = find(arguments.recipe)
     target = Path(arguments.to) if arguments.to else Path(source.name)
     if target.is_dir():
         target /= source.name
@@ -111,5 +118,6 @@ def run_copy(arguments: argparse.Namespace) -> int:
         target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise UserMistake(f"copy to {target}: cannot be written: {error.strerror}") from error
-    sys.stdout.write(f"{target} written; edit it, then: qeqtrain fit {target}\n")
+    verb = "sweep" if is_sweep else "fit"
+    sys.stdout.write(f"{target} written; edit it, then: qeqtrain {verb} {target}\n")
     return 0
