@@ -19,6 +19,7 @@ FLOORS = (
     ("training", "calculator"),
     ("evaluation", "testing"),
     ("recipe",),
+    ("sweeps",),
     ("cli",),
 )
 """Bottom to top. A module imports lower floors and its own part, never a sibling."""
@@ -26,7 +27,12 @@ FLOORS = (
 SAME_FLOOR = {("structures", "units"), ("structures", "errors"), ("physics", "neighbors")}
 """Foundations of the lowest floors that may know each other, in this direction."""
 
-HOMES = {"pytorch_lightning": {"training"}, "hydra": {"recipe"}, "wandb": {"training"}}
+HOMES = {
+    "pytorch_lightning": {"training"},
+    "hydra": {"recipe"},
+    "wandb": {"training", "sweeps"},
+    "optuna": {"sweeps"},
+}
 """Libraries, and the only parts of the package that may import them."""
 
 

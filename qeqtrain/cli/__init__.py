@@ -23,6 +23,7 @@ from qeqtrain.errors import (
 
 VERBS = {
     "fit": ("fit", "train a recipe"),
+    "sweep": ("sweep", "train a recipe many times with different values"),
     "evaluate": ("evaluate", "errors per quantity, parity plots and a report"),
     "benchmark": ("benchmark", "physical benchmarks, beside published models"),
     "predict": ("predict", "label structures with a model"),

@@ -11,7 +11,11 @@ from qeqtrain.cli.arguments import Parser
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.recipe import folders, load_recipe
 
+<<<<<<< HEAD
 KINDS = ("recipes", "parts", "models", "families", "suites")
+=======
+KINDS = ("recipes", "sweeps", "parts", "models", "families")
+>>>>>>> 1662c538bda344bbef0fe9568b2e7861ce7182e8
 
 
 def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
@@ -41,6 +45,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     if arguments.kind not in KINDS:
         hint = nearest(arguments.kind, KINDS)
         raise UserMistake(f"list {arguments.kind}: expected {', '.join(KINDS)}{hint}")
+<<<<<<< HEAD
     rows = {
         "recipes": _recipes,
         "parts": _parts,
@@ -49,6 +54,10 @@ def run_list(arguments: argparse.Namespace) -> int:
         "suites": _suites,
     }
     lines = rows[arguments.kind]()
+=======
+    rows = {"sweeps": _sweeps, "parts": _parts, "models": _models, "families": _families}
+    lines = rows[arguments.kind]() if arguments.kind in rows else [*_recipes(), *_sweeps()]
+>>>>>>> 1662c538bda344bbef0fe9568b2e7861ce7182e8
     width = max((len(name) for name, _ in lines), default=0) + 2
     for name, about in lines:
         sys.stdout.write(f"{name:<{width}}{about}".rstrip() + "\n")
@@ -58,6 +67,11 @@ def run_list(arguments: argparse.Namespace) -> int:
 def _recipes() -> list[tuple[str, str]]:
     root = folders.shipped("recipes")
     return [(name, _first_comment(root / f"{name}.yaml")) for name in folders.recipe_names()]
+
+
+def _sweeps() -> list[tuple[str, str]]:
+    root = folders.shipped("recipes")
+    return [(name, _first_comment(root / f"{name}.yaml")) for name in folders.sweep_names()]
 
 
 def _parts() -> list[tuple[str, str]]:
@@ -112,7 +126,9 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 def run_copy(arguments: argparse.Namespace) -> int:
     """Write the recipe's own file elsewhere."""
-    source = folders.find_recipe(arguments.recipe)
+    is_sweep = arguments.recipe in folders.sweep_names()
+    find = folders.find_sweep if is_sweep else folders.find_recipe
+    source = find(arguments.recipe)
     target = Path(arguments.to) if arguments.to else Path(source.name)
     if target.is_dir():
         target /= source.name
@@ -126,5 +142,6 @@ def run_copy(arguments: argparse.Namespace) -> int:
         target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise UserMistake(f"copy to {target}: cannot be written: {error.strerror}") from error
-    sys.stdout.write(f"{target} written; edit it, then: qeqtrain fit {target}\n")
+    verb = "sweep" if is_sweep else "fit"
+    sys.stdout.write(f"{target} written; edit it, then: qeqtrain {verb} {target}\n")
     return 0

@@ -21,8 +21,21 @@ def shipped(name: str) -> Path:
     return _PACKAGE / name
 
 
+_SWEEPS = "sweep/"
+"""Below recipes/, files that say how to vary a recipe and are none themselves."""
+
+
 def recipe_names() -> list[str]:
     """Names of all shipped recipes, such as ``quickstart`` or ``smoke/qet``."""
+    return [name for name in _names_below_recipes() if not name.startswith(_SWEEPS)]
+
+
+def sweep_names() -> list[str]:
+    """Names of all shipped sweep files, such as ``sweep/learning_rate``."""
+    return [name for name in _names_below_recipes() if name.startswith(_SWEEPS)]
+
+
+def _names_below_recipes() -> list[str]:
     root = shipped("recipes")
     found = root.rglob("*.yaml")
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in found)
@@ -63,9 +76,34 @@ def find_recipe(recipe: str) -> Path:
     name = recipe.removesuffix(".yaml").removesuffix(".yml")
     if name in names:
         return shipped("recipes") / f"{name}.yaml"
+    if name in sweep_names():
+        raise UserMistake(
+            f"'{name}' is a sweep of a recipe; run it with: qeqtrain sweep {name}"
+        )
     hint = nearest(name, names)
     raise UserMistake(
         f"recipe '{recipe}': expected a path of a YAML file or a shipped name"
+        f"{hint or ' (' + ', '.join(names) + ')'}"
+    )
+
+
+def find_sweep(sweep: str) -> Path:
+    """Find a sweep file: an existing file first, then a shipped name.
+
+    Raises:
+        UserMistake: there is no such file and no such name.
+    """
+    path = Path(sweep).expanduser()
+    if path.is_file():
+        return path.resolve()
+    names = sweep_names()
+    for name in (sweep.removesuffix(".yaml"), f"{_SWEEPS}{sweep.removesuffix('.yaml')}"):
+        if name in names:
+            return shipped("recipes") / f"{name}.yaml"
+    siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    hint = nearest(path.name, siblings) or nearest(sweep, names)
+    raise UserMistake(
+        f"sweep '{sweep}': expected a path of a sweep file or a shipped name"
         f"{hint or ' (' + ', '.join(names) + ')'}"
     )
 

@@ -114,15 +114,25 @@ class Wandb:
 
     def _why_offline(self) -> str | None:
         """Say why not to try the server; ``None`` to try it."""
-        wanted = os.environ.get("WANDB_MODE", "online" if self.mode == "auto" else self.mode)
-        if self.mode == "offline" or wanted in ("offline", "dryrun"):
-            return "offline mode was asked for"
-        server = os.environ.get("WANDB_BASE_URL", SERVER)
-        if not has_key(server):
-            return "no key found (WANDB_API_KEY or wandb login)"
-        if not answers(server, self.timeout):
-            return f"{server} does not answer"
-        return None
+        return why_offline(self.mode, self.timeout)
+
+
+def why_offline(mode: Mode = "auto", timeout: float = 5.0) -> str | None:
+    """Say why W&B's server need not be tried; ``None`` if there is a key and it answers.
+
+    Args:
+        mode: of the recipe; the environment variable ``WANDB_MODE`` can switch off too.
+        timeout: seconds to wait for the server.
+    """
+    wanted = os.environ.get("WANDB_MODE", "online")
+    if mode == "offline" or wanted in ("offline", "dryrun", "disabled"):
+        return "offline mode was asked for"
+    server = os.environ.get("WANDB_BASE_URL", SERVER)
+    if not has_key(server):
+        return "no key found (WANDB_API_KEY or wandb login)"
+    if not answers(server, timeout):
+        return f"{server} does not answer"
+    return None
 
 
 def has_key(server: str) -> bool:
