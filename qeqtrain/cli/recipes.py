@@ -11,11 +11,7 @@ from qeqtrain.cli.arguments import Parser
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.recipe import folders, load_recipe
 
-<<<<<<< HEAD
-KINDS = ("recipes", "parts", "models", "families", "suites")
-=======
-KINDS = ("recipes", "sweeps", "parts", "models", "families")
->>>>>>> 1662c538bda344bbef0fe9568b2e7861ce7182e8
+KINDS = ("recipes", "sweeps", "parts", "models", "families", "suites")
 
 
 def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
@@ -45,19 +41,14 @@ def run_list(arguments: argparse.Namespace) -> int:
     if arguments.kind not in KINDS:
         hint = nearest(arguments.kind, KINDS)
         raise UserMistake(f"list {arguments.kind}: expected {', '.join(KINDS)}{hint}")
-<<<<<<< HEAD
     rows = {
-        "recipes": _recipes,
+        "sweeps": _sweeps,
         "parts": _parts,
         "models": _models,
         "families": _families,
         "suites": _suites,
     }
-    lines = rows[arguments.kind]()
-=======
-    rows = {"sweeps": _sweeps, "parts": _parts, "models": _models, "families": _families}
     lines = rows[arguments.kind]() if arguments.kind in rows else [*_recipes(), *_sweeps()]
->>>>>>> 1662c538bda344bbef0fe9568b2e7861ce7182e8
     width = max((len(name) for name, _ in lines), default=0) + 2
     for name, about in lines:
         sys.stdout.write(f"{name:<{width}}{about}".rstrip() + "\n")
