@@ -57,6 +57,7 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     data, loss, nodes = built["data"], built["loss"], built["potential"]
     sketch = sketch_potential(nodes)
     loss.refuse_impossible(has_charges=sketch.has_charges)
+    loss.refuse_untrained_dipoles(atomic_dipoles=sketch.atomic_dipoles is not None)
     built["trainer"].budget()
     built["optim"].build_optimizer(sketch.parameters())
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})

@@ -73,6 +73,7 @@ def fit(
     budget = trainer.budget()
     sketch = sketch_potential(potential)
     loss.refuse_impossible(has_charges=sketch.has_charges)
+    loss.refuse_untrained_dipoles(atomic_dipoles=sketch.atomic_dipoles is not None)
     watchers = _callbacks(callbacks)
     run = RunFolder(folder, resume=resume)
     start = run.checkpoint_to_resume() if resume else None
