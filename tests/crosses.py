@@ -73,6 +73,7 @@ def small_cross(
     seed: int = 0,
     baselines: dict[str, Any] | None = None,
     charge_options: dict[str, Any] | None = None,
+    atomic_dipoles: bool = False,
     **options: Any,
 ) -> Potential:
     """Build an untrained potential from the small parts above.
@@ -84,6 +85,7 @@ def small_cross(
         seed: of the weights.
         baselines: nodes by name.
         charge_options: further arguments of the charge model.
+        atomic_dipoles: whether atoms have dipoles of their own; drawn at random.
         **options: further arguments of the backbone.
     """
     torch.manual_seed(seed)
@@ -96,9 +98,10 @@ def small_cross(
         "charge": {**CHARGES[charge], **(charge_options or {})},
         "coupling": node,
         "baselines": baselines,
+        "atomic_dipoles": atomic_dipoles,
         "dtype": "float64",
     }
-    return build_potential(
+    potential = build_potential(
         spec,
         elements=ELEMENTS,
         references={z: -0.5 * z for z in ELEMENTS},
@@ -106,3 +109,6 @@ def small_cross(
         average_neighbors=12.0,
         conventions={"charge_states": [0.0, 1.0], "spins": [1.0]},
     ).eval()
+    if potential.atomic_dipoles is not None:
+        torch.nn.init.normal_(potential.atomic_dipoles.weight.weight)
+    return potential

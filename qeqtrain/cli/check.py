@@ -59,6 +59,7 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     loss.refuse_impossible(
         has_charges=sketch.has_charges, fixed_charges=sketch.has_fixed_charges
     )
+    loss.refuse_untrained_dipoles(atomic_dipoles=sketch.atomic_dipoles is not None)
     built["trainer"].budget()
     built["optim"].build_optimizer(sketch.parameters())
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})

@@ -22,6 +22,7 @@ from qeqtrain.models.domain import Domain
 from qeqtrain.models.parts import build_part
 from qeqtrain.models.references import ChargeReferences, build_charge_references
 from qeqtrain.neighbors import Reach
+from qeqtrain.nn.atomic_dipoles import AtomicDipoles
 from qeqtrain.nn.charges import ChargeResponse, Charges
 from qeqtrain.physics.coulomb import dipole
 from qeqtrain.physics.fields import in_field
@@ -48,6 +49,7 @@ class Potential(Domain, nn.Module):
         conventions: of the data it was trained on, plain values.
         baselines: energies by name that the network adds to, each a map from structures to
             eV, ``(B,)``, with the ``cutoffs`` of the neighbour lists it reads.
+        atomic_dipoles: dipoles of atoms that are learned beside the charges, or ``None``.
         spec: the recipe nodes of the parts, kept so that a file can rebuild them.
     """
 
@@ -65,6 +67,7 @@ class Potential(Domain, nn.Module):
         charge_references: ChargeReferences | None = None,
         conventions: Mapping[str, Any] | None = None,
         baselines: Mapping[str, nn.Module] | None = None,
+        atomic_dipoles: AtomicDipoles | None = None,
         spec: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -72,6 +75,7 @@ class Potential(Domain, nn.Module):
         self.charge = charge
         self.coupling = coupling
         self.baselines = nn.ModuleDict(baselines)
+        self.atomic_dipoles = atomic_dipoles
         self.elements = tuple(int(z) for z in elements)
         self.scale: float | dict[int, float] = (
             {z: float(scale[z]) for z in self.elements}
@@ -196,7 +200,7 @@ class Potential(Domain, nn.Module):
 
         # Charges at rest; a variational coupling has a say in what they minimise.
         response = self.coupling.response(features)
-        charges = self.charge(structures, features, species, response)
+        charges = self._charges(structures, features, species, response)
 
         # Energy of every atom, which may depend on the charges.
         rest, work = self._without_field(structures, features, species, response, charges)
@@ -232,6 +236,19 @@ class Potential(Domain, nn.Module):
             atomic_dipoles=charges.dipoles,
         )
 
+    def _charges(
+        self,
+        structures: Structures,
+        features: Tensor,
+        species: Tensor,
+        response: ChargeResponse | None,
+    ) -> Charges | None:
+        """Charges at rest, with dipoles of atoms where they are learned."""
+        charges: Charges | None = self.charge(structures, features, species, response)
+        if charges is None or self.atomic_dipoles is None:
+            return charges
+        return self.atomic_dipoles.added(charges, structures, features)
+
     def _without_field(
         self,
         structures: Structures,
@@ -245,7 +262,7 @@ class Potential(Domain, nn.Module):
             return charges, 0.0
         none = torch.zeros_like(structures.electric_field)
         calm = replace(structures, electric_field=none)
-        rest = self.charge(calm, features, species, response)
+        rest = self._charges(calm, features, species, response)
         return rest, charges.energy - rest.energy
 
     @property
@@ -319,7 +336,8 @@ def build_potential(
 
     Args:
         spec: nodes ``backbone``, ``charge`` and ``coupling``, each with a ``_target_``,
-            ``baselines`` with such nodes by name, and ``dtype`` (``float32`` or ``float64``).
+            ``baselines`` with such nodes by name, ``dtype`` (``float32`` or ``float64``), and
+            whether ``atomic_dipoles`` are learned.
         elements: atomic numbers the model will know.
         references: energy of every element, eV.
         scale: eV per unit of the network's output, for all elements or by atomic number.
@@ -336,6 +354,8 @@ def build_potential(
     plain = {k: spec[k] for k in ("backbone", "charge", "coupling")}
     plain["dtype"] = spec.get("dtype", "float32")
     plain["baselines"] = {k: v for k, v in (spec.get("baselines") or {}).items() if v}
+    if spec.get("atomic_dipoles"):
+        plain["atomic_dipoles"] = True
     known: dict[str, Any] = {"elements": list(elements), "average_neighbors": average_neighbors}
     backbone = build_part(plain["backbone"], known)
     baselines = {k: build_part(node, known) for k, node in plain["baselines"].items()}
@@ -357,6 +377,15 @@ def build_potential(
             "that this coupling does not read; say charge.train_widths=false, "
             "coupling=feature, or charge=gaussian"
         )
+    dipoles = None
+    if plain.get("atomic_dipoles"):
+        if charge.features == 0:
+            raise UserMistake(
+                "potential.atomic_dipoles is true, but charge=none has no charges that they "
+                "could stand beside; say potential.atomic_dipoles=false, or choose "
+                "charge=gaussian, diagonal or local"
+            )
+        dipoles = AtomicDipoles(backbone.cutoffs["backbone"], backbone.out_channels)
     potential = Potential(
         backbone,
         charge,
@@ -369,6 +398,7 @@ def build_potential(
         charge_references=build_charge_references(charge_references),
         conventions=conventions,
         baselines=baselines,
+        atomic_dipoles=dipoles,
         spec=plain,
     )
     return potential.to(DTYPES[plain["dtype"]])

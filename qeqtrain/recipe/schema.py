@@ -50,6 +50,7 @@ class PotentialSettings:
     scale: Literal["force_rms", "force_rms_per_element"] | float
     charge_references: Literal["none", "per_charge", "per_composition", "learned"]
     unseen_charge_states: Literal["error", "allow"]
+    atomic_dipoles: bool
     dtype: Literal["float32", "float64"]
 
 

@@ -155,6 +155,19 @@ class Loss:
                 )
             )
 
+    def refuse_untrained_dipoles(self, *, atomic_dipoles: bool) -> None:
+        """Check that dipoles of atoms, if the model has them, are trained by some term.
+
+        Raises:
+            UserMistake: neither dipoles nor Born charges have a weight.
+        """
+        if atomic_dipoles and not (self.needs("dipole") or self.needs("born_charges")):
+            raise UserMistake(
+                "potential.atomic_dipoles is true, but neither loss.dipole nor "
+                "loss.born_charges has a weight that would train them; give one, or say "
+                "potential.atomic_dipoles=false"
+            )
+
     def __call__(self, prediction: Prediction, batch: Batch) -> Tensor:
         """Add up the terms of a batch, float64, shape ``()``."""
         compared = {}

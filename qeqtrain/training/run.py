@@ -75,6 +75,7 @@ def fit(
     loss.refuse_impossible(
         has_charges=sketch.has_charges, fixed_charges=sketch.has_fixed_charges
     )
+    loss.refuse_untrained_dipoles(atomic_dipoles=sketch.atomic_dipoles is not None)
     watchers = _callbacks(callbacks)
     run = RunFolder(folder, resume=resume)
     start = run.checkpoint_to_resume() if resume else None

@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
+from qeqtrain.errors import UserMistake
+from qeqtrain.models import archive
 from qeqtrain.models.potential import Potential
+from qeqtrain.nn.atomic_dipoles import AtomicDipoles
 from qeqtrain.nn.charges import Charges
 from qeqtrain.nn.couplings import AdditiveCoupling, FeatureCoupling
 from qeqtrain.nn.tensornet import TensorNet
 from qeqtrain.physics.fields import applied_potential
 from qeqtrain.physics.response import dielectric_constant
 from qeqtrain.structures import Structures
+from tests.crosses import small_cross
 from tests.properties.test_response import in_field, pulled
 from tests.systems import ELEMENTS, batch_of, rattled, slab, triclinic, water
 
@@ -130,3 +135,43 @@ def test_the_dipole_contains_that_of_the_atoms(potential) -> None:
     found = potential(batch)
     share = batch.sum_over_atoms(found.charges[:, None] * batch.positions)
     torch.testing.assert_close(found.dipole, share + found.atomic_dipoles.sum(0))
+
+
+def learned(*names: str) -> Potential:
+    return small_cross(*names, atomic_dipoles=True)
+
+
+def test_learned_dipoles_turn_with_the_molecule_and_vanish_beyond_the_cutoff() -> None:
+    potential = learned("nequip", "gaussian", "feature")
+    atoms, turn = water(), Rotation.from_euler("xyz", [0.4, -1.1, 2.0]).as_matrix()
+    plain = potential(atoms).atomic_dipoles
+    assert plain.abs().max() > 1e-3
+    turned = atoms.copy()
+    turned.positions = -atoms.positions @ turn.T
+    found = potential(turned).atomic_dipoles
+    torch.testing.assert_close(found, -plain @ torch.from_numpy(turn).T, rtol=0, atol=1e-10)
+    pair = Atoms("OH", [[0, 0, 0], [0, 0, 3.9999]], info={"charge": 0.0})
+    assert potential(pair).atomic_dipoles.abs().max() < 1e-9
+
+
+def test_learned_dipoles_start_at_zero_and_change_no_energy_without_a_field() -> None:
+    plain, other = (
+        small_cross("tensornet", "gaussian", "full", atomic_dipoles=d) for d in (False, True)
+    )
+    batch = batch_of([water(), triclinic()], plain)
+    assert torch.equal(plain(batch).energy, other(batch).energy)
+    fresh = AtomicDipoles(4.0, 8).double()
+    features = torch.randn(batch.n_atoms, 8, dtype=torch.float64)
+    assert fresh(batch, features).abs().max() == 0.0
+
+
+def test_learned_dipoles_come_back_with_the_file_of_a_model() -> None:
+    potential = learned("tensornet", "diagonal", "feature")
+    again = archive.restore(potential.header(), potential.state_dict()).eval()
+    expected = potential(water()).dipole
+    torch.testing.assert_close(again(water()).dipole, expected, rtol=0, atol=0)
+
+
+def test_learned_dipoles_without_charges_are_a_mistake() -> None:
+    with pytest.raises(UserMistake, match="atomic_dipoles is true, but charge=none"):
+        learned("tensornet", "none", "feature")

@@ -33,12 +33,13 @@ WAYS = [
     ("nequip", "gaussian", "variational"),
     ("tensornet", "local", "feature"),
 ]
+LEARNED = ("tensornet", "gaussian", "feature")  # beside it dipoles of atoms
 FLOWS = [WAYS[1], WAYS[2], WAYS[5]]
 
 
-@pytest.fixture(params=WAYS, ids=" + ".join, name="potential")
+@pytest.fixture(params=[*WAYS, LEARNED], ids=" + ".join, name="potential")
 def _potential(request: pytest.FixtureRequest) -> Potential:
-    return small_cross(*request.param)
+    return small_cross(*request.param, atomic_dipoles=request.param == LEARNED)
 
 
 def ion() -> Atoms:
@@ -56,7 +57,10 @@ def in_field(potential: Potential, atoms: list[Atoms], field=FIELD) -> Structure
 
 
 def moment(prediction, batch: Structures) -> Tensor:
-    return batch.sum_over_atoms(prediction.charges[:, None] * batch.positions)
+    share = prediction.charges[:, None] * batch.positions
+    if prediction.atomic_dipoles is not None:
+        share = share + prediction.atomic_dipoles
+    return batch.sum_over_atoms(share)
 
 
 def pulled(base: Structures, direction: Tensor, step: float) -> Structures:
@@ -218,9 +222,9 @@ def test_moving_an_atom_of_a_slab_to_its_image_changes_nothing(names) -> None:
     torch.testing.assert_close(*energies, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("names", WAYS, ids=" + ".join)
+@pytest.mark.parametrize("names", [*WAYS, LEARNED], ids=" + ".join)
 def test_losses_on_born_charges_and_polarizability_have_exact_gradients(names) -> None:
-    potential = small_cross(*names).train()
+    potential = small_cross(*names, atomic_dipoles=names == LEARNED).train()
     batch = in_field(potential, [ion(), water()])
     parameters = [p for p in potential.parameters() if p.requires_grad]
 

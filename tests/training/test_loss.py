@@ -138,6 +138,13 @@ def test_charges_of_a_table_cannot_be_trained() -> None:
     Loss().refuse_impossible(has_charges=True, fixed_charges=True)
 
 
+def test_dipoles_of_atoms_that_nothing_trains_are_a_mistake() -> None:
+    with pytest.raises(UserMistake, match=r"neither loss\.dipole nor loss\.born_charges"):
+        Loss(charges=1.0).refuse_untrained_dipoles(atomic_dipoles=True)
+    Loss(charges=1.0).refuse_untrained_dipoles(atomic_dipoles=False)
+    Loss(dipole=1.0).refuse_untrained_dipoles(atomic_dipoles=True)
+
+
 def test_all_mistakes_in_weights_come_together() -> None:
     with pytest.raises(UserMistake) as caught:
         Loss(energy=-1.0, forces={"wieght": 2.0}, charges={"kind": "msse"})

@@ -41,7 +41,15 @@ def labelled(atoms: list[Any], fields: list[Any]) -> list[Frame]:
     return [Frame(s.frame.structure, s.values, s.frame.source_id) for s in said]
 
 
-def run(path: Path, folder: Path, charge: str = "gaussian", **loss: float) -> dict[str, Any]:
+def run(
+    path: Path,
+    folder: Path,
+    charge: str = "gaussian",
+    *,
+    atomic_dipoles: bool = False,
+    epochs: int = 25,
+    **loss: float,
+) -> dict[str, Any]:
     coupling = "feature" if charge == "none" else "full"
     return fit(
         data=DataSets(str(path), val=str(path), batch_structures=4),
@@ -49,11 +57,12 @@ def run(path: Path, folder: Path, charge: str = "gaussian", **loss: float) -> di
             "backbone": BACKBONES["tensornet"],
             "charge": CHARGES[charge],
             "coupling": COUPLINGS[coupling],
+            "atomic_dipoles": atomic_dipoles,
             "dtype": "float64",
         },
         loss=Loss(**loss),
         optim=Optimization(lr=5e-3, ema=None),
-        trainer=TrainerSettings(max_epochs=25, accelerator="cpu", threads=1),
+        trainer=TrainerSettings(max_epochs=epochs, accelerator="cpu", threads=1),
         folder=folder,
         recipe={},
     )["errors"]
@@ -73,6 +82,23 @@ def test_born_charges_and_forces_in_a_field_are_learnt(path: Path, tmp_path: Pat
     trained = run(path, tmp_path / "trained", **energy, born_charges=10.0)
     assert trained["born_charges_rmse"] < 0.1 * hardly["born_charges_rmse"]
     assert trained["dipole_rmse"] < 0.1 * hardly["dipole_rmse"]
+
+
+def test_dipoles_that_are_no_sums_of_charges_are_learnt_beside_the_charges(
+    tmp_path: Path,
+) -> None:
+    frames = labelled([rattled(water(), 0.1, seed=i) for i in range(4)], [None] * 4)
+    for frame in frames:
+        positions = frame.structure.positions
+        polarized = 0.4 * (positions[1:] - positions[0]).sum(axis=0)
+        frame.labels["dipole"] = frame.labels["dipole"] + polarized
+    path = tmp_path / "train.extxyz"
+    write_extxyz(path, frames)
+    weights = {"energy": 0.0, "forces": 0.0, "charges": 10.0, "dipole": 10.0}
+    sums = run(path, tmp_path / "sums", epochs=80, **weights)
+    found = run(path, tmp_path / "found", atomic_dipoles=True, epochs=80, **weights)
+    assert found["dipole_rmse"] < 0.2 * sums["dipole_rmse"]
+    assert found["charges_rmse"] < 0.5 * sums["charges_rmse"]
 
 
 def test_a_field_is_refused_before_training_where_nothing_follows_it(

@@ -18,6 +18,7 @@ from qeqtrain.nn.charges.base import (
     per_structure,
 )
 from qeqtrain.nn.charges.heads import ElectronegativityHead, Hardness, HardnessHead, Widths
+from qeqtrain.physics.fields import FieldCoupling
 from qeqtrain.physics.polarization import (
     PUBLISHED,
     Constants,
@@ -59,6 +60,9 @@ class CoreShells(nn.Module):
 
     equilibrated = True
     """Whether the charges minimise an energy, which a coupling may add."""
+
+    field: FieldCoupling = "every"
+    """Charges follow a field in open directions, shells in all."""
 
     def __init__(
         self,

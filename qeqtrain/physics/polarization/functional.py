@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qeqtrain.physics.polarization.field import open_field
+from qeqtrain.physics.fields import applied_potential
 from qeqtrain.physics.polarization.interaction import CoreShellSum
 from qeqtrain.physics.polarization.parameters import Constants, Parameters
 from qeqtrain.physics.solvers.dense import PreparedCholesky
@@ -46,9 +46,11 @@ class Functional:
             soft = constants.energy * self.core * self.sums.penetration()
             self.stiffness = self.stiffness + damping * soft
         field = structures.electric_field.index_select(0, structures.batch)
-        pulls = open_field(structures).index_select(0, structures.batch)
         held = torch.where(self.groups.held, self.groups.potential, 0.0)
-        chi = given.electronegativity - (structures.positions * pulls).sum(-1)
+        applied = applied_potential(structures)
+        chi = given.electronegativity
+        if applied is not None:
+            chi = chi + applied
         self.electronegativity = chi - held.index_select(0, self.groups.member)
         self.shell_pull = self.core[:, None] * field  # eV/A, gradient of the field's energy
 
