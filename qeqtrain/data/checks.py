@@ -40,7 +40,9 @@ def closest_distance(positions: np.ndarray) -> float:
 def all_finite(values: np.ndarray) -> bool:
     """Whether all values are numbers; a sum of squares that is one settles it."""
     flat = values.ravel()
-    return math.isfinite(float(flat @ flat)) or bool(np.isfinite(flat).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(flat @ flat)
+    return math.isfinite(squares) or bool(np.isfinite(flat).all())
 
 
 def _spans(cell: np.ndarray) -> bool:
