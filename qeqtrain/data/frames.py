@@ -7,15 +7,16 @@ conventions, checks every frame, and reports all mistakes together.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import numpy as np
 
-from qeqtrain.data.checks import geometry_mistakes
+from qeqtrain.data.checks import all_finite, geometry_mistakes
 from qeqtrain.data.keys import Keys, choose_keys
 from qeqtrain.data.labels import (
     LABELS,
@@ -119,7 +120,7 @@ def _shaped(label: str, value: object, n_atoms: int) -> np.ndarray:
         ValueError: it has another number of values.
     """
     kind = LABELS[label]
-    array = np.asarray(value, dtype=np.float64)
+    array = np.array(value, dtype=np.float64)
     shape = (n_atoms, *kind.shape) if kind.per_atom else kind.shape
     if label == "stress":
         if array.size == 6:
@@ -127,9 +128,9 @@ def _shaped(label: str, value: object, n_atoms: int) -> np.ndarray:
             array = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
         array = array.reshape(3, 3)
         return 0.5 * (array + array.T)
-    if array.size != int(np.prod(shape)):
+    if array.size != math.prod(shape):
         raise ValueError(f"{label} has shape {array.shape}; expected {shape}")
-    return array.reshape(shape).copy()
+    return array.reshape(shape)
 
 
 def _given(
@@ -179,7 +180,7 @@ def drop_not_numbers(
     labels: dict[str, np.ndarray], conventions: Conventions, problems: list[str]
 ) -> None:
     """Remove labels that are not numbers, or call them a mistake, as the convention says."""
-    for name in [k for k, v in labels.items() if not np.isfinite(v).all()]:
+    for name in [k for k, v in labels.items() if not all_finite(v)]:
         del labels[name]
         if conventions.nan == "error":
             problems.append(
@@ -198,12 +199,8 @@ def convert_frame(
     """
     problems: list[str] = []
     remarks: list[str] = []
-    structure = Structure(
-        numbers=np.asarray(raw.numbers, dtype=np.int64),
-        positions=np.asarray(raw.positions, dtype=np.float64).reshape(-1, 3),
-        cell=np.asarray(raw.cell, dtype=np.float64).reshape(3, 3),
-        pbc=np.asarray(raw.pbc, dtype=bool).reshape(3),
-    )
+    numbers = np.asarray(raw.numbers, dtype=np.int64)
+    n_atoms = len(numbers)
     labels: dict[str, np.ndarray] = {}
     for label, candidates in keys.chosen.items():
         holder = raw.arrays if LABELS[label].per_atom else raw.info
@@ -211,20 +208,21 @@ def convert_frame(
         if key is None or holder[key] is None:
             continue
         try:
-            labels[label] = _shaped(label, holder[key], len(structure))
+            labels[label] = _shaped(label, holder[key], n_atoms)
         except (TypeError, ValueError) as error:
             problems.append(f"key '{key}': {error}")
     drop_not_numbers(labels, conventions, problems)
-    groups = fragments_of(raw.arrays, raw.info, len(structure), problems)
-    structure = replace(
-        structure,
+    groups = fragments_of(raw.arrays, raw.info, n_atoms, problems)
+    structure = Structure(
+        numbers=numbers,
+        positions=np.asarray(raw.positions, dtype=np.float64).reshape(-1, 3),
+        cell=np.asarray(raw.cell, dtype=np.float64).reshape(3, 3),
+        pbc=np.asarray(raw.pbc, dtype=bool).reshape(3),
         **groups,
         total_charge=total_charge_of(raw.info, labels, groups, conventions, problems),
         spin=_spin(raw.info, problems),
         electric_field=_given(raw.info, "electric_field", (3,), problems),
-        external_potential=_given(
-            raw.arrays, "external_potential", (len(structure),), problems
-        ),
+        external_potential=_given(raw.arrays, "external_potential", (n_atoms,), problems),
     )
     problems += geometry_mistakes(structure)
     if "stress" in labels and not structure.pbc.all():

@@ -32,14 +32,14 @@ Document = TypeVar("Document", bound=msgspec.Struct)
 _UNREADABLE = (msgspec.MsgspecError, RecursionError)
 
 
-class Species(msgspec.Struct):
+class Species(msgspec.Struct, gc=False):
     """What stands on a site."""
 
     element: str
     occu: float = 1.0
 
 
-class Site(msgspec.Struct):
+class Site(msgspec.Struct, gc=False):
     """A site of a pymatgen structure; fractions are looked at only where ``xyz`` is absent."""
 
     species: list[Species]
@@ -47,19 +47,33 @@ class Site(msgspec.Struct):
     abc: msgspec.Raw = msgspec.Raw()
 
 
-class Lattice(msgspec.Struct):
+class Lattice(msgspec.Struct, gc=False):
     """Rows of the cell, A."""
 
     matrix: tuple[Vector, Vector, Vector]
     pbc: tuple[bool, bool, bool] = (True, True, True)
 
 
-class PymatgenStructure(msgspec.Struct):
+class PymatgenStructure(msgspec.Struct, gc=False):
     """A structure as pymatgen writes it; whatever else stands there is passed over."""
 
     lattice: Lattice
     sites: list[Site]
     charge: float | None = None
+
+
+def _refuse_disorder(species: list[list[Species]]) -> None:
+    """Refuse sites that hold less or more than one atom.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for kinds in species:
+        if len(kinds) != 1 or abs(kinds[0].occu - 1.0) > 1e-6:
+            shown = ", ".join(f"{s.element} {s.occu:g}" for s in kinds) or "nothing"
+            raise ValueError(
+                f"a site holds {shown}: partial occupancy is no geometry; order the structure"
+            )
 
 
 def geometry(structure: PymatgenStructure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,21 +86,22 @@ def geometry(structure: PymatgenStructure) -> tuple[np.ndarray, np.ndarray, np.n
         ValueError: an element that is none, a site that is partly occupied or shared.
     """
     cell = np.array(structure.lattice.matrix)
-    numbers, places = [], []
-    for site in structure.sites:
-        if len(site.species) != 1 or abs(site.species[0].occu - 1.0) > 1e-6:
-            shown = ", ".join(f"{s.element} {s.occu:g}" for s in site.species) or "nothing"
-            raise ValueError(
-                f"a site holds {shown}: partial occupancy is no geometry; order the structure"
-            )
-        number = ATOMIC_NUMBERS.get(site.species[0].element)
-        if number is None:
-            raise ValueError(f"{site.species[0].element!r} is no element")
-        numbers.append(number)
-        place = site.xyz
-        if place is None:
-            place = np.array(msgspec.json.decode(site.abc or b"null", type=Vector)) @ cell
-        places.append(place)
+    sites = structure.sites
+    species = [site.species for site in sites]
+    if {len(s) for s in species} - {1} or {s[0].occu for s in species} - {1.0}:
+        _refuse_disorder(species)
+    try:
+        numbers = [ATOMIC_NUMBERS[s[0].element] for s in species]
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]!r} is no element") from None
+    places: list[Any] = [site.xyz for site in sites]
+    if None in places:
+        places = [
+            np.array(msgspec.json.decode(site.abc or b"null", type=Vector)) @ cell
+            if site.xyz is None
+            else site.xyz
+            for site in sites
+        ]
     positions = np.array(places, dtype=np.float64).reshape(-1, 3)
     return np.array(numbers, dtype=np.int64), positions, cell
 

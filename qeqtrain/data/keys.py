@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Protocol
 
 import numpy as np
@@ -74,20 +75,32 @@ class Survey:
     in_arrays: set[str] = field(default_factory=set)
     differ: dict[str, set[frozenset[str]]] = field(default_factory=dict)
     nonzero: set[str] = field(default_factory=set)
+    _settled: set[tuple[str, ...]] = field(default_factory=set, compare=False, repr=False)
 
     def add(self, raw: _HasKeys) -> None:
         """Look at one frame."""
+        # Frames of a file mostly have the same keys, and once seen have nothing new to say.
+        met = (*raw.info, "", *raw.arrays)
+        if met in self._settled:
+            return
         self.in_info.update(raw.info)
         self.in_arrays.update(raw.arrays)
+        settled = True
         for label, names in _EITHER.items():
             holder = raw.arrays if LABELS[label].per_atom else raw.info
             here = [k for k in names if k in holder]
             if not here:
                 continue
             for key in LAST_RESORT.get(label, ()):
-                if key in holder and key not in self.nonzero and np.any(holder[key]):
-                    self.nonzero.add(key)
+                if key in holder and key not in self.nonzero:
+                    if np.any(holder[key]):
+                        self.nonzero.add(key)
+                    else:
+                        settled = False
             self._compare(label, names, here, holder)
+            settled &= all(frozenset(p) in self.differ[label] for p in combinations(here, 2))
+        if settled:
+            self._settled.add(met)
 
     def _compare(
         self,

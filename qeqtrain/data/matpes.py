@@ -20,20 +20,20 @@ NET_CHARGES = "bader_net_charges"
 _OFF = 0.5  # e; counts that miss the valence electrons by more belong to other potentials
 
 
-class Provenance(msgspec.Struct):
+class Provenance(msgspec.Struct, gc=False):
     """Where a structure comes from."""
 
     original_mp_id: str | None = None
 
 
-class Ddec6(msgspec.Struct):
+class Ddec6(msgspec.Struct, gc=False):
     """A DDEC6 analysis."""
 
     partial_charges: list[float] | None = None
     spin_moments: list[float] | None = None
 
 
-class Document(msgspec.Struct):
+class Document(msgspec.Struct, gc=False):
     """One static calculation."""
 
     structure: PymatgenStructure

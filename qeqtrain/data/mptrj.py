@@ -14,7 +14,7 @@ from qeqtrain.data.frames import RawFrame
 from qeqtrain.data.json_stream import KBAR, JsonStream, PymatgenStructure, filled, geometry
 
 
-class Document(msgspec.Struct):
+class Document(msgspec.Struct, gc=False):
     """One frame of a relaxation."""
 
     structure: PymatgenStructure

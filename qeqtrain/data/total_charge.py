@@ -13,6 +13,8 @@ from qeqtrain.fragments import read_fragments, total_of_fragments
 
 
 def _number(value: object) -> float:
+    if type(value) is float:
+        return value
     return float(np.asarray(value, dtype=np.float64).reshape(()))
 
 
