@@ -40,7 +40,8 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     parser.usage = (
         "qeqtrain data info PATH... [--json FILE] [data.key=value ...]\n"
         "       qeqtrain data convert SRC... OUT [--pairs-cutoff A] [--workers W]\n"
-        "           [--shard-frames N] [--max-force F] [--on-bad skip|error] [data.key=value ...]\n"
+        "           [--shard-frames N] [--max-force F] [--on-bad skip|error]\n"
+        "           [data.key=value ...]\n"
         "       qeqtrain data generate FAMILY OUT --count N [--seed S] [--workers W]"
     )
     parser.add_argument("what", choices=None, help="info, convert or generate")
