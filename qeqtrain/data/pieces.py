@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qeqtrain.data.checks import CLOSEST
 from qeqtrain.data.frames import Frame, convert_frame
 from qeqtrain.data.keys import Keys, Survey
 from qeqtrain.data.labels import Conventions
 from qeqtrain.data.parts import PartWriter
-from qeqtrain.data.sources import Source, open_source, pair_distances
+from qeqtrain.data.sources import Source, open_source
 from qeqtrain.data.streams import PIECE_FRAMES, Bad, Piece, Stream
 from qeqtrain.neighbors import find_pairs
 from qeqtrain.structures import Pairs
@@ -218,15 +217,9 @@ def _examined(frame: Frame, rules: Rules) -> tuple[Pairs | None, str]:
             return None, (
                 f"a force of {largest:.3g} eV/A is beyond --max-force {rules.max_force:g}"
             )
-    if rules.pairs_cutoff is None and not frame.structure.pbc.any():
-        return None, ""  # images are what was not looked at when the frame was read
-    pairs = find_pairs(frame.structure, rules.pairs_cutoff or CLOSEST)
+    if rules.pairs_cutoff is None:
+        return None, ""
+    pairs = find_pairs(frame.structure, rules.pairs_cutoff)
     if np.abs(pairs.shift).max(initial=0) > _MOST_CELLS:
         return None, f"atoms lie more than {_MOST_CELLS} cells apart; wrap them into the cell"
-    if len(pairs) and frame.structure.pbc.any():
-        nearest = float(pair_distances(frame, pairs).min())
-        if nearest < CLOSEST:
-            return None, (
-                f"two atoms are {nearest:.3g} A apart through a cell boundary; check the cell"
-            )
-    return (None if rules.pairs_cutoff is None else pairs), ""
+    return pairs, ""
