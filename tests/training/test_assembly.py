@@ -160,7 +160,7 @@ def test_a_composition_that_only_validation_has_is_refused_where_it_counts(prepa
         unseen_state_notes(potential, data)
 
 
-SALT = {"_target_": "qeqtrain.nn.charges.TableCharges"}
+SALT = {"_target_": "qeqtrain.nn.charges.PQEqCharges"}
 ADDED = {
     "a table of charges": {
         "charge": SALT,
