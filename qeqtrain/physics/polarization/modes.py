@@ -20,8 +20,8 @@ its energy by up to 0.16 eV/A.
 What answers to a field belongs to the energy (dipole = -dE/dF) in ``self_consistent`` alone:
 elsewhere the dipole of q and s is another function of the field than the energy's slope.
 
-A pair counts while its cores are within the cutoff, as published. A shell that is off its core
-by s then leaves an energy of the order of :math:`(s/r_c)^4` eV per pair when the cores cross it.
+A pair counts while its cores are within the cutoff, as published. Shells that are off their
+cores by s then leave some :math:`40 (s/r_c)^4` eV of it when the cores cross the cutoff.
 
 The field F does work on charge that flows along open directions, and on shells along all: along
 a periodic direction the position of a charge has no meaning.
