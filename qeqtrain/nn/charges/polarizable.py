@@ -62,7 +62,7 @@ class CoreShells(nn.Module):
     """Whether the charges minimise an energy, which a coupling may add."""
 
     field: FieldCoupling = "every"
-    """Charges follow a field in open directions, shells in all."""
+    """What follows an electric field: charge in open directions, shells in every one."""
 
     def __init__(
         self,
@@ -134,14 +134,16 @@ class PolarizableCharges(CoreShells):
     Core and shell of an atom carry one charge beyond q, of opposite sign. Gradients are exact.
 
     Args:
-        mode: see :class:`CoreShells`; ``labels`` costs one solution and never diverges.
+        mode: see :class:`CoreShells`; ``labels`` costs one solution and never diverges. For
+            dipoles in a field and polarizabilities, which belong to the energy at its minimum
+            alone, say ``self_consistent``.
         hardness: read from an atom's ``environment``, or one trained number per ``species``.
         hardness_floor: J_min, eV/e^2.
         stiffness: of springs; from the ``environment`` or per ``species``.
         widths: ``covalent`` radii, or those of ReaxNet's ``table``.
         head: ``mlp``, or ``linear`` maps without bias from features to electronegativity.
         damping: see :class:`CoreShells`.
-        cutoff: see :class:`CoreShells`.
+        cutoff: see :class:`CoreShells`; much below 12.5 A the taper spoils the convexity.
         fragments: see :class:`CoreShells`.
         channels: C, features of the backbone.
         elements: atomic numbers the model knows.
@@ -201,7 +203,7 @@ class PolarizableCharges(CoreShells):
         return self.polarized(structures, parameters, response)
 
 
-class TableCharges(CoreShells):
+class PQEqCharges(CoreShells):
     """Polarizable charges of ReaxNet: a table of elements, and nothing to train.
 
     With ``coupling=additive`` their energy is added to the network's, and taken from the labels

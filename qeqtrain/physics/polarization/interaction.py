@@ -241,7 +241,7 @@ class CoreShellSum:
             self.functions.core_shell,
             self.blocks,
             2,
-            0,
+            torch.ones_like(self.structures.total_charge),
             charges + shell,
             shell,
             displacement,

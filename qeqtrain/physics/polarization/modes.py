@@ -17,6 +17,12 @@ In the first two E is not stationary, so the exact gradient has a part through q
 published programme leaves it out (``gradients="frozen"``): its forces are off the derivative of
 its energy by up to 0.16 eV/A.
 
+What answers to a field belongs to the energy (dipole = -dE/dF) in ``self_consistent`` alone:
+elsewhere the dipole of q and s is another function of the field than the energy's slope.
+
+A pair counts while its cores are within the cutoff, as published. Shells that are off their
+cores by s then leave some :math:`40 (s/r_c)^4` eV of it when the cores cross the cutoff.
+
 The field F does work on charge that flows along open directions, and on shells along all: along
 a periodic direction the position of a charge has no meaning.
 """

@@ -112,13 +112,23 @@ def sum_over_blocks(
 
 
 def slopes_over_blocks(
-    function: PairFunction, blocks: Sequence[Block], which: int, output: int, *inputs: Tensor
+    function: PairFunction,
+    blocks: Sequence[Block],
+    which: int,
+    cotangent: Tensor,
+    *inputs: Tensor,
 ) -> Tensor:
-    """Add up the derivative of one output's sum in one input; differentiable as well."""
-    with torch.no_grad():
-        shapes = function(blocks[0], *inputs)
-    slopes = _Slopes(function, len(inputs), (which,), (output,))
-    (found,) = sum_over_blocks(slopes, blocks, *inputs, torch.ones_like(shapes[output]))
+    """Add up the derivative of the first output in one input; differentiable as well.
+
+    Args:
+        function: of a block and the inputs.
+        blocks: at least one.
+        which: the input.
+        cotangent: what the first output is multiplied by before its elements are added up.
+        *inputs: tensors of atoms or structures.
+    """
+    slopes = _Slopes(function, len(inputs), (which,), (0,))
+    (found,) = sum_over_blocks(slopes, blocks, *inputs, cotangent)
     return found
 
 
