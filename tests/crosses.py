@@ -33,7 +33,7 @@ CHARGES: dict[str, dict[str, Any]] = {
     "polarizable": {
         "_target_": "qeqtrain.nn.charges.PolarizableCharges",
     },
-    "pqeq": {"_target_": "qeqtrain.nn.charges.TableCharges"},
+    "pqeq": {"_target_": "qeqtrain.nn.charges.PQEqCharges"},
     "local": {"_target_": "qeqtrain.nn.charges.LocalCharges", "cutoff": 4.0},
 }
 

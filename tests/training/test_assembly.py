@@ -299,7 +299,7 @@ def test_frames_whose_charges_have_no_answer_do_not_count(prepared, monkeypatch)
         potential_for(nodes, prepared(train=[frame(4, 0.0)]))
 
 
-SALT = {"_target_": "qeqtrain.nn.charges.TableCharges"}
+SALT = {"_target_": "qeqtrain.nn.charges.PQEqCharges"}
 ADDED = {
     "a table of charges": {
         "charge": SALT,

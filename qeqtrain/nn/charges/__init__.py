@@ -4,7 +4,7 @@ from qeqtrain.nn.charges.base import ChargeResponse, Charges, NoCharges
 from qeqtrain.nn.charges.diagonal import DiagonalCharges
 from qeqtrain.nn.charges.gaussian import GaussianCharges
 from qeqtrain.nn.charges.local import LocalCharges
-from qeqtrain.nn.charges.polarizable import PolarizableCharges, TableCharges
+from qeqtrain.nn.charges.polarizable import PolarizableCharges, PQEqCharges
 
 __all__ = [
     "ChargeResponse",
@@ -13,6 +13,6 @@ __all__ = [
     "GaussianCharges",
     "LocalCharges",
     "NoCharges",
+    "PQEqCharges",
     "PolarizableCharges",
-    "TableCharges",
 ]

@@ -60,6 +60,9 @@ class CoreShells(nn.Module):
     equilibrated = True
     """Whether the charges minimise an energy, which a coupling may add."""
 
+    field: Literal["every"] = "every"
+    """What follows an electric field: charge in open directions, shells in every one."""
+
     def __init__(
         self,
         mode: Mode,
@@ -197,7 +200,7 @@ class PolarizableCharges(CoreShells):
         return self.polarized(structures, parameters, response)
 
 
-class TableCharges(CoreShells):
+class PQEqCharges(CoreShells):
     """Polarizable charges of ReaxNet: a table of elements, and nothing to train.
 
     With ``coupling=additive`` their energy is added to the network's, and taken from the labels
