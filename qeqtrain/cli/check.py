@@ -71,7 +71,7 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
     yield from _about_data(data, recipe.settings["data"])
     yield from _about_labels(data.statistics.coverage, loss)
-    if potential.fixed_cutoffs:
+    if potential.adds_fixed_energy:
         left = [f"{chemical_symbols[z]} {e:.4f}" for z, e in potential.references.items()]
         yield "references", f"{', '.join(left)} eV, without what lies beneath the network"
     parameters = sum(p.numel() for p in potential.parameters())

@@ -274,6 +274,11 @@ class Potential(Domain, nn.Module):
         return found
 
     @property
+    def adds_fixed_energy(self) -> bool:
+        """Whether an energy is added that no weight has a say in."""
+        return bool(self.baselines) or self._charges_are_fixed
+
+    @property
     def _charges_are_fixed(self) -> bool:
         """Whether the energy of the charges has nothing to learn, as that of a fixed table."""
         added = self.coupling.charge_energy != "none" and not self.coupling.responds

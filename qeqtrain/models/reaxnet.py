@@ -42,7 +42,7 @@ FILES = ("params.pickle", "model_config.yaml", "mapping.yaml")
 NO_CHARGES = {"_target_": "qeqtrain.nn.charges.NoCharges"}
 """The network alone."""
 
-PUBLISHED_CHARGES = {"_target_": "qeqtrain.nn.charges.TableCharges", "mode": "labels"}
+PUBLISHED_CHARGES = {"_target_": "qeqtrain.nn.charges.PQEqCharges", "mode": "labels"}
 """Charges and shells beneath the published network, as its training labels were made."""
 
 

@@ -60,7 +60,7 @@ def given_labels(potential: Potential, data: DataSets, *, every: bool = False) -
     Raises:
         EquilibrationFailed: no frame has charges.
     """
-    if not potential.fixed_cutoffs:
+    if not potential.adds_fixed_energy:
         return None
     source, frames = data.source_of("train")
     if len(frames) > SAMPLE and not every:
