@@ -5,17 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qeqtrain.cli.arguments import Parser, split_overrides
+from qeqtrain.cli.data import write_json
+from qeqtrain.cli.outputs import refuse_unwritable
+from qeqtrain.data.progress import duration
 from qeqtrain.errors import UserMistake
 from qeqtrain.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from qeqtrain.data.sets import DataSets
     from qeqtrain.training.loss import Loss
+    from qeqtrain.training.probe import Probe
 
 SPLITS = ("train", "val", "test")
+SEVERAL = ("note", "warning")
+"""Facts that there may be several of; lists in the JSON."""
 
 
 def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
@@ -26,6 +34,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
         "model. Nothing is trained and nothing written."
     )
     parser.epilog = "example:\n  qeqtrain check qet data.train=train.extxyz loss.dipole=1"
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the same for machines")
     parser.add_argument(
         "words", nargs="*", metavar="RECIPE | key=value", help="as for `qeqtrain fit`"
     )
@@ -37,21 +46,30 @@ def run(arguments: argparse.Namespace) -> int:
     plain, overrides = split_overrides(arguments.words)
     if len(plain) != 1:
         raise UserMistake(f"expected one recipe, met {', '.join(plain) or 'none'}")
+    refuse_unwritable(arguments.json)
     recipe = load_recipe(plain[0], overrides)
     sys.stdout.write(f"recipe           {recipe.name}: keys, types and files are right\n")
     sys.stdout.flush()
-    for name, value in _facts(recipe):
+    told: dict[str, list[str]] = {}
+    numbers: dict[str, Any] = {}
+    for name, value in _facts(recipe, numbers):
         sys.stdout.write(f"{name:<17}{value}\n")
+        sys.stdout.flush()
+        told.setdefault(name, []).append(value)
+    once = {name: values[0] for name, values in told.items() if name not in SEVERAL}
+    write_json(arguments.json, {**once, **{n: told.get(n, []) for n in SEVERAL}, **numbers})
     return 0
 
 
-def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Read the data as a run would, and tell what comes of it."""
+def _facts(recipe: Recipe, numbers: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Read the data as a run would, and tell what comes of it; numbers stand apart as well."""
     from ase.data import chemical_symbols
 
+    from qeqtrain.data.sanity import sanity_warnings
     from qeqtrain.recipe.building import build
     from qeqtrain.training.assembly import potential_for, sketch_potential, unseen_state_notes
     from qeqtrain.training.loss import TERMS
+    from qeqtrain.training.probe import probe
 
     built = build(recipe)
     data, loss, nodes = built["data"], built["loss"], built["potential"]
@@ -92,8 +110,26 @@ def _facts(recipe: Recipe) -> Iterator[tuple[str, str]]:
             for name, reach in potential.cutoffs.items()
         ),
     )
+    cost = probe(potential, data, loss)
+    yield "step", _cost(cost)
+    numbers["statistics"] = asdict(data.statistics)
+    numbers["probe"] = None if isinstance(cost, str) else asdict(cost)
     for note in [*data.notes, *strange]:
         yield "note", note
+    source, frames = data.source_of("train")
+    for warning in sanity_warnings(source, source.sum_up(frames)):
+        yield "warning", warning
+
+
+def _cost(found: Probe | str) -> str:
+    """Say what training will cost, from a step of the largest batch."""
+    if isinstance(found, str):
+        return f"not measured: {found}"
+    return (
+        f"{found.seconds:.3g} s for the largest batch ({found.atoms:,} atoms) on this "
+        f"{found.device}; at most {duration(found.epoch_seconds)} for an epoch of "
+        f"{found.batches:,} batches; {found.peak_bytes / 2**20:,.0f} MiB"
+    )
 
 
 def _about_data(data: DataSets, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -39,7 +39,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     parser.description = "Convert files to a store, look at files, generate labelled data."
     parser.epilog = EPILOG
     parser.usage = (
-        "qeqtrain data info PATH... [--json FILE] [data.key=value ...]\n"
+        "qeqtrain data info PATH... [--verify] [--json FILE] [data.key=value ...]\n"
         "       qeqtrain data convert SRC... OUT [--pairs-cutoff A] [--workers W]\n"
         "           [--shard-frames N] [--max-force F] [--on-bad skip|error]\n"
         "           [data.key=value ...]\n"
@@ -48,6 +48,12 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     parser.add_argument("what", choices=None, help="info, convert or generate")
     parser.add_argument("words", nargs="*", help="as above")
     parser.add_argument("--json", type=Path, metavar="FILE", help="info: the same for machines")
+    parser.add_argument(
+        "--verify",
+        action="store_const",
+        const=True,
+        help="info: read stores from end to end and compare them with their checksums first",
+    )
     parser.add_argument(
         "--pairs-cutoff", type=float, metavar="A", help="convert: store neighbours"
     )
@@ -78,7 +84,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
 
 
 _OPTIONS = {
-    "info": ("json",),
+    "info": ("json", "verify"),
     "convert": ("pairs_cutoff", "workers", "shard_frames", "max_force", "on_bad"),
     "generate": ("count", "seed", "workers"),
 }
@@ -120,10 +126,36 @@ def run_info(arguments: argparse.Namespace) -> int:
     conventions = conventions_of(overrides)
     from qeqtrain.data.describe import describe, render
 
+    if arguments.verify:
+        verify_stores(paths)
     found = describe(paths, conventions)
     sys.stdout.write(render(found).rstrip() + "\n")
     write_json(arguments.json, found)
     return 0
+
+
+def verify_stores(paths: Sequence[str]) -> None:
+    """Compare stores with their checksums, all of every one.
+
+    Raises:
+        UserMistake: what is damaged, all together, or a file that is no store.
+    """
+    from qeqtrain.data import store
+    from qeqtrain.data.reading import expand
+
+    problems: list[str] = []
+    for path in (file for given in paths for file in expand(given)):
+        if path.exists() and not store.is_store(path):
+            problems.append(f"{path}: is no store, and has no checksums to --verify")
+            continue
+        try:
+            size = store.verify(path)
+        except UserMistake as mistake:
+            problems += mistake.problems
+        else:
+            sys.stdout.write(f"{path}: {size:,} bytes are as they were written\n")
+    if problems:
+        raise UserMistake(*problems)
 
 
 def run_convert(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from qeqtrain.data.elements import SYMBOLS
 from qeqtrain.data.labels import LABELS, Conventions, plural
 from qeqtrain.data.requirements import charge_problems, charge_residuals
+from qeqtrain.data.sanity import sanity_warnings, stress_slope
 from qeqtrain.data.sources import Source, open_source
 from qeqtrain.data.splits import families
 from qeqtrain.data.statistics import labelled_rows, statistics
@@ -43,6 +44,7 @@ class Description(TypedDict):
     force_rms_eV_per_A: float | None
     force_max_eV_per_A: float | None
     stress_rms_GPa: float | None
+    stress_slope_GPa: float | None
     charge_range_e: list[float] | None
     charge_by_element_e: dict[str, list[float]]
     charge_sum_residual_e: float | None
@@ -62,14 +64,6 @@ def _periodicity(periodic: np.ndarray) -> dict[str, int]:
     names = ("none", "one direction", "two directions", "all directions")
     counts = np.bincount(periodic.sum(axis=1), minlength=4)
     return {n: int(c) for n, c in zip(names, counts, strict=True) if c}
-
-
-def _element_counts(source: Source) -> dict[str, int]:
-    """Frames in which each element occurs."""
-    owner = np.repeat(np.arange(len(source)), source.sizes)
-    seen = np.unique(np.stack([source.numbers.astype(np.int64), owner]), axis=1)[0]
-    numbers, counts = np.unique(seen, return_counts=True)
-    return {SYMBOLS[int(z)]: int(c) for z, c in zip(numbers, counts, strict=True)}
 
 
 def _charges_by_element(source: Source) -> dict[str, list[float]]:
@@ -132,14 +126,10 @@ def describe(
     """
     source = open_source(paths, conventions)
     frames = np.arange(len(source))
-    stats = statistics(source, frames)
+    stats, sums = statistics(source, frames), source.sum_up()
     here = source.present
 
-    def values(label: str) -> np.ndarray:
-        return labelled_rows(source, frames, label) if label in here else np.zeros(0)
-
     energies = source.column("energy")[here["energy"]] if "energy" in here else np.zeros(0)
-    forces = np.linalg.norm(values("forces").reshape(-1, 3), axis=1)
     stress = source.column("stress")[here["stress"]] if "stress" in here else np.zeros(0)
     dipole = source.column("dipole")[here["dipole"]] if "dipole" in here else np.zeros((0, 3))
     residuals = charge_residuals(source)
@@ -153,7 +143,9 @@ def describe(
             "median": float(np.median(source.sizes)),
             "largest": int(source.sizes.max()),
         },
-        elements=_element_counts(source),
+        elements={
+            SYMBOLS[z]: int(n) for z, n in zip(sums.elements, sums.element_frames, strict=True)
+        },
         periodicity=_periodicity(source.periodic),
         labels={name: int(here[name].sum()) if name in here else 0 for name in LABELS},
         total_charges={f"{q:+g}" if q else "0": c for q, c in stats.total_charges.items()},
@@ -170,7 +162,8 @@ def describe(
         if energies.size
         else None,
         force_rms_eV_per_A=_finite(stats.force_rms),
-        force_max_eV_per_A=float(forces.max()) if forces.size else None,
+        force_max_eV_per_A=sums.force_largest if sums.labelled["forces"] else None,
+        stress_slope_GPa=_finite(stress_slope(source)[0] * EV_PER_A3_TO_GPA),
         stress_rms_GPa=(
             float(np.sqrt(np.mean(stress**2))) * EV_PER_A3_TO_GPA if stress.size else None
         ),
@@ -182,7 +175,7 @@ def describe(
         unused_keys=list(source.unused),
         fingerprint=source.fingerprint,
         notes=list(source.notes),
-        warnings=_warnings(source),
+        warnings=_warnings(source) + sanity_warnings(source, sums),
     )
 
 
@@ -211,7 +204,9 @@ def _scales(d: Description) -> list[str]:
             f"{d['force_max_eV_per_A']:.2f} eV/A"
         )
     if d["stress_rms_GPa"] is not None:
-        lines.append(f"  stress   {d['stress_rms_GPa']:.3f} GPa RMS of components")
+        slope = d["stress_slope_GPa"]
+        grows = "" if slope is None else f"; {slope:+.0f} GPa per unit of ln V of a material"
+        lines.append(f"  stress   {d['stress_rms_GPa']:.3f} GPa RMS of components{grows}")
     if d["charge_range_e"] is not None:
         low, high = d["charge_range_e"]
         lines.append(
