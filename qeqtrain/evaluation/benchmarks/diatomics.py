@@ -41,6 +41,8 @@ NEAR = 0.8
 SCORED_FROM = 0.9
 """Of one covalent radius: smoothness and errors count from here, as in matbench-discovery."""
 PANELS = 30
+NAMED = 12
+"""Pairs that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ class Diatomics(Suite[DiatomicSettings]):
         notes = [
             f"curves from {NEAR:g} of a covalent radius to {FAR:g} A, scored from "
             f"{SCORED_FROM:g} of it; neutral pairs",
-            f"not repulsive all the way in: {' '.join(softest) or 'none'}",
+            f"{len(softest)} of {len(values)} pairs do not repel all the way in"
+            + (f": {' '.join(softest[:NAMED])}" if softest else "")
+            + (" ..." if len(softest) > NAMED else ""),
         ]
         return Findings(
             numbers=numbers,

@@ -115,6 +115,11 @@ class Phonon(Suite[PhononSettings]):
             {"this model": {"CV": error}},
             self.settings.references,
         )
+        size = float(np.mean([row["atoms"] for row in values]))
+        notes.append(
+            f"errors per cell grow with the cell: those measured have {size:.1f} atoms on "
+            "average"
+        )
         notes.append(
             f"error per atom {number(per_atom)} J/K/mol; {imaginary} of {len(values)} crystals "
             f"have imaginary modes (below {SOFT} THz), which carry no heat here; supercells "

@@ -92,6 +92,17 @@ def test_a_dipole_that_knows_the_axes_is_found_out() -> None:
     assert found["rotation_e_A"] > 0.1
 
 
+@pytest.mark.skipif(
+    not charge_probes.answers_fields(small_qet()), reason="no electric fields in this version"
+)
+def test_a_field_pulls_as_born_charges_and_the_dipole_say() -> None:
+    found = charge_probes.dipole_rules(small_qet(), {"atoms": water()})
+    assert found["polarizability_e_A2_per_V"] > 0.0
+    names = [name for name in found if "mismatch" in name or "asymmetry" in name]
+    assert len(names) == 5
+    assert max(found[name] for name in names) < 1e-6
+
+
 def test_a_larger_cell_is_the_same_crystal() -> None:
     content = {"atoms": triclinic(), "repeats": [(2, 1, 1)]}
     found = charge_probes.extensivity(small_qet(), content)
