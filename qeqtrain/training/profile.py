@@ -67,6 +67,7 @@ class StepProfile(Profiler):
         self._counting = False
         self._outside = False
         self._undo: list[Callable[[], None]] = []
+        self._module = module
         potential = module.potential
         for name in ("backbone", "charge", "coupling"):
             self._watch(getattr(potential, name), f"part {name}")
@@ -75,11 +76,6 @@ class StepProfile(Profiler):
         self._wrap(batching, "with_pairs", "neighbours")
 
     # What Lightning calls.
-
-    def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Learn where the model is."""
-        super().setup(*args, **kwargs)
-        self._cuda = torch.cuda.is_available()
 
     def start(self, action_name: str) -> None:
         """Begin an action."""
@@ -145,6 +141,7 @@ class StepProfile(Profiler):
         if self._seen == WARM_UP + 1:
             self._marks.clear()
             self._counting = True
+            self._cuda = self._module.device.type == "cuda"
         elif self._seen % READ_EVERY == 0:
             self._read()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qeqtrain.data import batching
 from qeqtrain.training.profile import LIGHTNING, StepProfile, _stage
@@ -66,6 +67,8 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> StepProfile:
     monkeypatch.setattr(StepProfile, "_moment", lambda _: float(next(moments)))
 
     class Module:
+        device = torch.device("cpu")
+
         class potential:  # noqa: N801 (stands for a module's attribute)
             backbone = charge = coupling = None
 
