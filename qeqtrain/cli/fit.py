@@ -80,10 +80,17 @@ def run(arguments: argparse.Namespace) -> int:
     if resumed is None:
         claim(folder)
     before = set_latest(folder)
+    from qeqtrain.evaluation.pictures import pictures_of
     from qeqtrain.training.run import fit
 
     try:
-        fit(**built, folder=folder, recipe=recipe.settings, resume=resumed is not None)
+        fit(
+            **built,
+            folder=folder,
+            recipe=recipe.settings,
+            resume=resumed is not None,
+            pictures=pictures_of,
+        )
     except BaseException:  # of what never began, not even an empty folder is left
         forget(folder, before)
         raise

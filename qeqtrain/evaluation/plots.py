@@ -5,6 +5,7 @@ Matplotlib is imported here only, and without its global state or a display.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,3 +169,37 @@ def _draw_histogram(axes: Any, evaluation: Evaluation, quantity: str) -> None:
     for side in ("top", "left", "right"):
         inset.spines[side].set_visible(False)
     inset.patch.set_alpha(0.85)
+
+
+def charge_histogram(
+    predicted: Mapping[str, np.ndarray], labelled: Mapping[str, np.ndarray]
+) -> Figure:
+    """Draw how charges are distributed, one panel per element.
+
+    Args:
+        predicted: charges of all atoms by chemical symbol, e; drawn filled.
+        labelled: the same of labels, where there are any; drawn as a line.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(predicted)
+    columns = min(4, count)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.0 * lines), dpi=150, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes, (name, charges) in zip(panels, sorted(predicted.items()), strict=False):
+        label = labelled.get(name, np.empty(0))
+        both = np.concatenate([charges, label[np.isfinite(label)]])
+        edges = np.histogram_bin_edges(both, bins=40)
+        axes.hist(charges, bins=edges, color=COLORS[0], alpha=0.6, label="predicted")
+        if label.size:
+            axes.hist(label, bins=edges, histtype="step", color=COLORS[1], label="label")
+        axes.set_title(name, fontsize=9)
+        axes.set_yticks([])
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel("charge (e)", fontsize=7)
+    if count:
+        panels[0].legend(fontsize=6, frameon=False)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure

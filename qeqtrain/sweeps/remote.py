@@ -26,7 +26,7 @@ def for_server(definition: Definition) -> dict[str, Any]:
 
     Trials log to W&B whatever the file says: the server sees their metric nowhere else.
     """
-    content = dict(definition.written or {})
+    content = {"program": "qeqtrain", **(definition.written or {})}  # agents want a program
     command = list(content["command"])
     place = command.index(ARGUMENTS)
     more = [word for word in definition.fixed if word not in command]

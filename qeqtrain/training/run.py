@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from qeqtrain.training.loss import TERMS, Loss
 from qeqtrain.training.module import MONITOR, TrainingModule
 from qeqtrain.training.optim import Optimization
 from qeqtrain.training.parts import build
+from qeqtrain.training.profile import StepProfile
 from qeqtrain.training.progress import Progress, duration, number
 from qeqtrain.training.quantities import QUANTITIES
 from qeqtrain.training.records import MetricsFile, RunFolder, provenance
@@ -28,6 +30,8 @@ from qeqtrain.training.tracking import Wandb
 from qeqtrain.training.trainer import TrainerSettings, quiet
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from qeqtrain.data.batching import Batch, StatefulLoader
     from qeqtrain.data.sets import DataSets
 
@@ -45,6 +49,7 @@ def fit(
     folder: Path,
     recipe: Mapping[str, Any],
     resume: bool = False,
+    pictures: Callable[[Path, DataSets], Mapping[str, Figure]] | None = None,
 ) -> dict[str, Any]:
     """Train a potential.
 
@@ -61,6 +66,7 @@ def fit(
         folder: of the run.
         recipe: resolved, in plain values; kept in the folder and in every checkpoint.
         resume: continue the run in ``folder`` from its last step.
+        pictures: draws what a checkpoint makes of the data, for a logger that shows it.
 
     Returns:
         What run.json says of the end: best checkpoint, score, errors, epochs, steps, seconds.
@@ -79,6 +85,9 @@ def fit(
     watchers = _callbacks(callbacks)
     run = RunFolder(folder, resume=resume)
     start = run.checkpoint_to_resume() if resume else None
+    tracker = None if not logger else build(logger, "logger")
+    if isinstance(tracker, Wandb):
+        tracker.decide()
 
     trainer.prepare_process()
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})
@@ -128,13 +137,16 @@ def fit(
     checkpoints = Checkpoints(
         run.checkpoints, trainer.checkpoint_every, trainer.checkpoint_every_steps
     )
+    end = (lambda _: {}) if pictures is None else partial(pictures, data=data)
     own = [budget, Progress(budget, checkpoints), MetricsFile(run.metrics, budget)]
-    with quiet(), run.ending(), _logger(logger, run, recipe) as tracked:
+    with quiet(), run.ending(), _logger(tracker, run, recipe, end) as tracked:
+        profile = StepProfile(module) if trainer.profile else None
         lightning = trainer.build(
             folder,
             [*own, *watchers, checkpoints],
             tracked,
             validates=bool(data.split_ids["val"]),
+            profiler=profile,
         )
         try:
             lightning.fit(
@@ -154,6 +166,12 @@ def fit(
                     f"is in {checkpoints.last}"
                 )
             raise Diverged(f"{error}; {kept}") from error
+        finally:
+            if profile is not None:
+                profile.close()
+        if profile is not None and profile.steps:
+            say(profile.table())
+            run.note(profile=profile.plain())
     return _conclude(run, lightning, module, budget.wall.seconds, checkpoints)
 
 
@@ -231,13 +249,15 @@ def _callbacks(nodes: Mapping[str, Any] | None) -> list[pl.Callback]:
 
 @contextmanager
 def _logger(
-    node: Mapping[str, Any] | None, run: RunFolder, recipe: Mapping[str, Any]
+    built: object,
+    run: RunFolder,
+    recipe: Mapping[str, Any],
+    pictures: Callable[[Path], Mapping[str, Figure]],
 ) -> Iterator[Logger | None]:
-    """Build the recipe's logger, and end it with the run; metrics.csv is always written."""
-    if not node:
+    """Start the recipe's logger, and end it with the run; metrics.csv is always written."""
+    if built is None:
         yield None
         return
-    built = build(node, "logger")
     if isinstance(built, Wandb):
         tracked = built.build(run.path, recipe, run.entry("wandb_id"))
         if tracked is None:
@@ -246,11 +266,12 @@ def _logger(
         run.note(wandb_id=tracked.experiment.id)
         try:
             yield tracked
+            built.conclude(tracked, run.checkpoints / BEST, pictures)
         finally:
             tracked.experiment.finish()
         return
     if not isinstance(built, Logger):
-        raise UserMistake(f"logger is no Lightning logger: {node['_target_']}")
+        raise UserMistake(f"logger is no Lightning logger: {type(built).__name__}")
     yield built
 
 

@@ -10,15 +10,19 @@ import netrc
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.models.archive import read_entry
 from qeqtrain.training.screen import first_rank, say
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pytorch_lightning.loggers import WandbLogger
 
 Mode = Literal["auto", "online", "offline"]
@@ -36,6 +40,8 @@ class Wandb:
         entity: user or team.
         mode: ``auto`` goes online if a key is found and the server answers.
         timeout: seconds to wait for the server.
+        upload_checkpoint: whether the best checkpoint goes to the server as well, when the run
+            ends, as an artifact.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Wandb:
         entity: str | None = None,
         mode: Mode = "auto",
         timeout: float = 5.0,
+        upload_checkpoint: bool = False,
     ) -> None:
         if mode not in get_args(Mode):
             known = get_args(Mode)
@@ -60,11 +67,26 @@ class Wandb:
         self.entity = entity
         self.mode = mode
         self.timeout = timeout
+        self.upload_checkpoint = upload_checkpoint
+        self._reason: str | None = None
+
+    def decide(self) -> None:
+        """Find out whether to go online, before anything that takes long.
+
+        On the first rank; the others have nobody to talk to.
+        """
+        if os.environ.get("WANDB_MODE") == "disabled" or not first_rank():
+            return
+        self._reason = self._why_offline()
+        if self._reason is not None:
+            say(f"W&B: {self._reason}; logging offline (upload later with: wandb sync)")
 
     def build(
         self, folder: Path, recipe: Mapping[str, Any], run_id: str | None = None
     ) -> WandbLogger | None:
         """Start logging, on the first rank, unless ``WANDB_MODE`` is ``disabled``.
+
+        :meth:`decide` comes first.
 
         Args:
             folder: of the run; offline files go to its ``wandb`` folder.
@@ -73,18 +95,14 @@ class Wandb:
         """
         if os.environ.get("WANDB_MODE") == "disabled" or not first_rank():
             return None
-        why_not = self._why_offline()
         logger = None
-        if why_not is None:
+        if self._reason is None:
             try:
                 logger = self._logger(folder, run_id, offline=False)
             except Exception as error:  # wandb raises what its server says, in many classes
-                why_not = f"the server refused ({str(error).splitlines()[0]})"
+                said = next(iter(str(error).splitlines()), type(error).__name__)
+                say(f"W&B: the server refused ({said}); logging offline in {folder / 'wandb'}")
         if logger is None:
-            say(
-                f"W&B: {why_not}; logging offline in {folder / 'wandb'} "
-                "(upload later with: wandb sync)"
-            )
             logger = self._logger(folder, run_id, offline=True)
         logger.log_hyperparams(dict(recipe))
         return logger
@@ -94,13 +112,14 @@ class Wandb:
         from pytorch_lightning.loggers import WandbLogger
 
         # Started here and not by Lightning, whose arguments make W&B print warnings.
+        swept = "WANDB_SWEEP_ID" in os.environ  # the sweep then says whose run it is
         run = wandb.init(
-            project=self.project,
-            entity=self.entity,
+            project=None if swept else self.project,
+            entity=None if swept else self.entity,
             name=self.name or folder.name,
             group=self.group,
             tags=self.tags,
-            dir=folder,
+            dir=folder.absolute(),
             id=run_id,
             resume=None if offline else "allow",
             mode="offline" if offline else "online",
@@ -111,6 +130,32 @@ class Wandb:
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return WandbLogger(experiment=run)
+
+    def conclude(
+        self, logger: WandbLogger, best: Path, pictures: Callable[[Path], Mapping[str, Figure]]
+    ) -> None:
+        """Send what is known at the end: errors, pictures and weights of the best checkpoint.
+
+        Args:
+            logger: that :meth:`build` returned.
+            best: checkpoint; nothing is sent where none was written.
+            pictures: draws what a checkpoint predicts.
+        """
+        import wandb
+
+        if not best.exists():
+            return
+        run = logger.experiment
+        errors = read_entry(best)[0].get("metrics") or {}
+        # A sweep compares what is kept, not what came last.
+        run.summary.update({f"val/{name}": value for name, value in errors.items()})
+        drawn = {f"best/{name}": wandb.Image(_pixels(f)) for name, f in pictures(best).items()}
+        if drawn:
+            run.log(drawn)
+        if self.upload_checkpoint:
+            artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(errors))
+            artifact.add_file(str(best))
+            run.log_artifact(artifact, aliases=["best"])
 
     def _why_offline(self) -> str | None:
         """Say why not to try the server; ``None`` to try it."""
@@ -133,6 +178,15 @@ def why_offline(mode: Mode = "auto", timeout: float = 5.0) -> str | None:
     if not answers(server, timeout):
         return f"{server} does not answer"
     return None
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """Draw a figure, shape ``(height, width, 4)``, without matplotlib's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def has_key(server: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qeqtrain.errors import UserMistake
@@ -41,6 +42,7 @@ class TrainerSettings:
         devices: how many, or ``auto``.
         strategy: of Lightning, such as ``ddp``.
         threads: of torch on the CPU; ``None`` leaves them to the environment.
+        profile: whether the run says at its end where the time of a step went.
 
     Raises:
         UserMistake: nothing ends the run, or a value outside its range.
@@ -61,6 +63,7 @@ class TrainerSettings:
         devices: int | str = 1,
         strategy: str = "auto",
         threads: int | None = None,
+        profile: bool = False,
     ) -> None:
         problems: list[str] = []
         whole = {
@@ -96,6 +99,7 @@ class TrainerSettings:
         self.devices = devices
         self.strategy = strategy
         self.threads = threads
+        self.profile = profile
         if problems:
             raise UserMistake(*problems)
 
@@ -121,6 +125,7 @@ class TrainerSettings:
         logger: Logger | None,
         *,
         validates: bool,
+        profiler: Profiler | None = None,
     ) -> pl.Trainer:
         """Make the Lightning trainer.
 
@@ -145,6 +150,7 @@ class TrainerSettings:
                 use_distributed_sampler=False,  # our loaders share batches out by their cost
                 callbacks=list(callbacks),
                 logger=logger if logger is not None else False,
+                profiler=profiler,
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 default_root_dir=folder,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,10 @@ import pytest
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.training.tracking import Wandb, answers, has_key
+from tests.conftest import ROOT
+from tests.recipes.conftest import water
+
+__all__ = ["water"]
 
 NODE = {"_target_": "qeqtrain.training.tracking.Wandb"}
 Train = Callable[..., dict[str, Any]]
@@ -88,3 +95,38 @@ def test_a_run_is_logged_offline_with_one_line(
     assert shown.out.count("W&B:") == 1
     assert "wandb" not in shown.err.lower()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+ALONE = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "k" * 40}
+"""An account on a server that is not there."""
+
+
+@pytest.mark.slow
+def test_with_the_network_closed_training_starts_within_15_seconds(
+    water: Path, tmp_path: Path
+) -> None:
+    words = ("smoke/qet", f"data.train={water}", "data.split={val: 3}", "logger=wandb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qeqtrain", "fit", *words, "run_folder=closed"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **ALONE},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    times = {line: time.monotonic() for line in process.stdout}
+    process.stdout.close()
+    assert process.wait() == 0, "".join(times)
+    said = [line for line in times if line.startswith("W&B:")]
+    assert said == [
+        "W&B: http://127.0.0.1:9 does not answer; logging offline "
+        "(upload later with: wandb sync)\n"
+    ]
+    assert next(iter(times)) == said[0]  # before any data are read
+    trained = next(moment for line, moment in times.items() if line.strip().startswith("1 "))
+    assert trained - times[said[0]] < 15.0
+    (files,) = (tmp_path / "closed" / "wandb").glob("offline-run-*/files")
+    pictures = {p.parent.name + "/" + p.name.partition("_")[0] for p in files.rglob("*.png")}
+    assert {"parity/energy", "parity/forces", "parity/charges", "best/charges"} <= pictures
