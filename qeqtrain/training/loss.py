@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from qeqtrain.errors import UserMistake, nearest
-from qeqtrain.training.quantities import QUANTITIES, Comparison, compare
+from qeqtrain.training.quantities import QUANTITIES, comparable, compare
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
@@ -117,45 +117,51 @@ class Loss:
                 )
             )
 
-    def __call__(self, prediction: Prediction, batch: Batch) -> Tensor:
-        """Add up the terms of a batch, float64, shape ``()``."""
-        compared = {name: compare(prediction, batch, name) for name in self.terms}
+    def counts(self, batch: Batch) -> Tensor:
+        """Count what every term's mean runs over, on all ranks; 1 where nothing has the label.
+
+        They follow from the labels alone, so that ranks agree on them before anything can go
+        wrong, and a batch can be worked on in parts. What ranks then compute are shares of one
+        loss: a sum over their own structures divided by a count over all.
+
+        Returns:
+            Float64, shape ``(len(self.terms),)``.
+        """
+        counts = [_components(batch, name) for name in self.terms]
+        total = torch.stack([c.to(batch.structures.total_charge) for c in counts])
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(total)
+        return torch.where(total > 0.0, total, 1.0)
+
+    def __call__(
+        self, prediction: Prediction, batch: Batch, counts: Tensor | None = None
+    ) -> Tensor:
+        """Add up the terms of a batch, float64, shape ``()``.
+
+        Args:
+            prediction: of the batch, or of a part of it.
+            batch: the same structures.
+            counts: from :meth:`counts` of the whole batch; ``None``: this is the whole batch.
+        """
         total = prediction.energy.new_zeros(())
-        counts = denominators(compared, total)
-        for (name, comparison), count in zip(compared.items(), counts, strict=True):
+        given = self.counts(batch) if counts is None else counts
+        for (name, term), count in zip(self.terms.items(), given, strict=True):
+            comparison = compare(prediction, batch, name)
             if comparison is not None:
-                term = self.terms[name]
                 total = total + term.weight * term.total(comparison.difference) / count
         return total
 
-    def sit_out(self, like: Tensor) -> None:
-        """Count nothing in this step: other ranks wait for this one's counts.
 
-        Args:
-            like: gives dtype and device.
-        """
-        denominators(dict.fromkeys(self.terms), like.new_zeros(()))
-
-
-def denominators(compared: Mapping[str, Comparison | None], like: Tensor) -> Tensor:
-    """Count what every term's mean runs over; 1 where nothing has the label.
-
-    On several ranks these are the counts of all, divided by the number of ranks, as DDP
-    averages the gradients afterwards: a sum over all divided by a count over all.
-
-    Args:
-        compared: what each term compares, or ``None`` where this rank's batch has no label.
-        like: gives dtype and device.
-
-    Returns:
-        Shape ``(len(compared),)``.
-    """
-    zero = torch.zeros_like(like)
-    counts = torch.stack([zero if c is None else c.count.to(like) for c in compared.values()])
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(counts)
-        counts = counts / distributed.get_world_size()
-    return torch.where(counts > 0.0, counts, 1.0)
+def _components(batch: Batch, quantity: str) -> Tensor:
+    """Count the components of a batch that have a label to be compared with, shape ``()``."""
+    label = batch.labels.get(quantity)
+    if label is None:
+        return torch.zeros((), dtype=torch.float64)
+    rows = comparable(batch, quantity)
+    weights = rows.double()
+    if QUANTITIES[quantity].per_atom:
+        weights = weights * batch.structures.atom_counts()
+    return weights.sum() * label.shape[1:].numel()
 
 
 def _term(name: str, value: object, default: Term, problems: list[str]) -> Term:

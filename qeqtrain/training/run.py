@@ -22,8 +22,12 @@ from qeqtrain.training.optim import Optimization
 from qeqtrain.training.parts import build
 from qeqtrain.training.progress import Progress, duration, number
 from qeqtrain.training.quantities import QUANTITIES
+from qeqtrain.training.ranks import end_other_ranks
 from qeqtrain.training.records import MetricsFile, RunFolder, provenance
+from qeqtrain.training.resuming import OtherRanks
 from qeqtrain.training.screen import say
+from qeqtrain.training.signals import StopSignals
+from qeqtrain.training.stability import Recovery, named
 from qeqtrain.training.tracking import Wandb
 from qeqtrain.training.trainer import TrainerSettings, quiet
 
@@ -45,6 +49,7 @@ def fit(
     folder: Path,
     recipe: Mapping[str, Any],
     resume: bool = False,
+    signals: StopSignals | None = None,
 ) -> dict[str, Any]:
     """Train a potential.
 
@@ -60,7 +65,9 @@ def fit(
         seed: of weights and of whatever draws random numbers.
         folder: of the run.
         recipe: resolved, in plain values; kept in the folder and in every checkpoint.
-        resume: continue the run in ``folder`` from its last step.
+        resume: continue the run in ``folder`` from its last step; from the beginning if it
+            was ended before its first.
+        signals: that may ask to stop, if somebody listens to them already.
 
     Returns:
         What run.json says of the end: best checkpoint, score, errors, epochs, steps, seconds.
@@ -94,6 +101,10 @@ def fit(
     else:
         run.refuse_other_data(data.fingerprint)
         model = restore(start.header, start.weights)
+    signals = signals or StopSignals()
+    checkpoints = Checkpoints(
+        run.checkpoints, trainer.checkpoint_every, trainer.checkpoint_every_steps, signals
+    )
     module = TrainingModule(
         model,
         loss,
@@ -104,8 +115,9 @@ def fit(
             "data_fingerprint": data.fingerprint,
             "versions": provenance()["versions"],
         },
-        max_bad_steps=trainer.max_bad_steps,
         log_every=trainer.log_every,
+        spike_factor=trainer.spike_factor,
+        members=[budget, signals, checkpoints],
     )
     for note in unseen_state_notes(model, data):
         say(f"data: {note}")
@@ -121,16 +133,25 @@ def fit(
         resumed_from=None if start is None else start.file.name,
     )
     say(f"{parameters:,} parameters; run folder {folder}")
-    checkpoints = Checkpoints(
-        run.checkpoints, trainer.checkpoint_every, trainer.checkpoint_every_steps
+    recovery = Recovery(
+        [checkpoints.last, checkpoints.best, checkpoints.previous],
+        trainer.max_bad_steps,
+        trainer.max_rollbacks,
     )
-    own = [budget, Progress(budget, checkpoints), MetricsFile(run.metrics, budget)]
-    with quiet(), run.ending(), _logger(logger, run, recipe) as tracked:
+    own = [
+        recovery,
+        OtherRanks(),
+        budget,
+        Progress(budget, checkpoints),
+        MetricsFile(run.metrics, budget),
+    ]
+    with signals, quiet(), run.ending(), _logger(logger, run, recipe) as tracked:
         lightning = trainer.build(
             folder,
             [*own, *watchers, checkpoints],
             tracked,
             validates=bool(data.split_ids["val"]),
+            files=checkpoints.files,
         )
         try:
             lightning.fit(
@@ -150,6 +171,11 @@ def fit(
                     f"is in {checkpoints.last}"
                 )
             raise Diverged(f"{error}; {kept}") from error
+        except Interrupted:
+            raise  # on all ranks
+        except BaseException:
+            end_other_ranks(lightning)  # they may be waiting for this one
+            raise
     return _conclude(run, lightning, module, budget.wall.seconds, checkpoints)
 
 
@@ -271,6 +297,7 @@ def _conclude(
         "steps": lightning.global_step,
         "seconds": round(seconds, 2),
         "skipped_steps": module.skipped_steps,
+        "skipped_structures": module.skipped_ids,
     }
     if lightning.is_global_zero:
         run.note_end("finished", **summary)
@@ -283,4 +310,9 @@ def _conclude(
         if shown:
             say(f"best validation RMSE: {shown}")
         say(f"best checkpoint: {summary['best']}")
+        if module.skipped_steps:
+            say(
+                f"{module.skipped_steps:,} steps were skipped (not finite, or spikes), with "
+                f"these structures: {named(module.skipped_ids)}"
+            )
     return summary
