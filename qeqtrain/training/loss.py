@@ -155,17 +155,34 @@ class Loss:
                 )
             )
 
-    def counts(self, batch: Batch) -> Tensor:
+    def refuse_untrained_dipoles(self, *, atomic_dipoles: bool) -> None:
+        """Check that dipoles of atoms, if the model has them, are trained by some term.
+
+        Raises:
+            UserMistake: neither dipoles nor Born charges have a weight.
+        """
+        if atomic_dipoles and not (self.needs("dipole") or self.needs("born_charges")):
+            raise UserMistake(
+                "potential.atomic_dipoles is true, but neither loss.dipole nor "
+                "loss.born_charges has a weight that would train them; give one, or say "
+                "potential.atomic_dipoles=false"
+            )
+
+    def counts(self, batch: Batch, *, flowing: bool = True) -> Tensor:
         """Count what every term's mean runs over, on all ranks; 1 where nothing has the label.
 
         They follow from the labels alone, so that ranks agree on them before anything can go
         wrong, and a batch can be worked on in parts. What ranks then compute are shares of one
         loss: a sum over their own structures divided by a count over all.
 
+        Args:
+            batch: of this rank.
+            flowing: whether charge flows, so that periodic structures have no Born charges.
+
         Returns:
             Float64, shape ``(len(self.terms),)``.
         """
-        counts = [_components(batch, name, term) for name, term in self.terms.items()]
+        counts = [_components(batch, name, term, flowing) for name, term in self.terms.items()]
         total = torch.stack([c.to(batch.structures.total_charge) for c in counts])
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(total)
@@ -179,7 +196,8 @@ class Loss:
         Args:
             prediction: of the batch, or of a part of it.
             batch: the same structures.
-            counts: from :meth:`counts` of the whole batch; ``None``: this is the whole batch.
+            counts: from :meth:`counts` of the whole batch; ``None``: this is the whole batch,
+                of a model whose charge flows.
         """
         total = prediction.energy.new_zeros(())
         given = self.counts(batch) if counts is None else counts
@@ -219,12 +237,15 @@ class Loss:
         self._over_ranks(dict.fromkeys(self.terms, torch.nan * like.new_zeros(())))
 
 
-def _components(batch: Batch, quantity: str, term: Term) -> Tensor:
+def _components(batch: Batch, quantity: str, term: Term, flowing: bool) -> Tensor:
     """Count what a term's mean runs over, one for every structure or component, ``()``."""
     label = batch.labels.get(quantity)
     if label is None:
         return torch.zeros((), dtype=torch.float64)
-    weights = comparable(batch, quantity).double()
+    mask = comparable(batch, quantity)
+    if quantity == "born_charges" and flowing:
+        mask = mask & ~batch.structures.pbc.any(dim=-1)
+    weights = mask.double()
     if QUANTITIES[quantity].per_atom and term.average == "components":
         weights = weights * batch.structures.atom_counts()
     return weights.sum() * label.shape[1:].numel()

@@ -52,7 +52,8 @@ class Share:
         Returns:
             What to differentiate, float64, shape ``()``; a constant where that must wait.
         """
-        self.batch, self._counts = batch, self._loss.counts(batch)
+        self.batch = batch
+        self._counts = self._loss.counts(batch, flowing=self._potential.field != "every")
         self.failure = self.refused = ""
         self.loss = self.bad_charges = torch.zeros_like(batch.structures.total_charge.sum())
         self._in_parts = self.backoff.too_large(batch)
