@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 
 from qeqtrain.errors import UserMistake
-from qeqtrain.training.ranks import from_first
+from qeqtrain.training.ranks import from_first, several
 
 
 class Stopwatch:
@@ -113,7 +113,7 @@ class Budget(pl.Callback):
             passed = self._epochs_before * batches + step - self._steps_before
             shares.append(passed / (self.max_epochs * batches))
         wall, cpu = self.wall.seconds, self.cpu.seconds
-        if trainer.world_size > 1 and self._heard is not None:
+        if several() and self._heard is not None:
             wall, cpu = self._heard
         if self.max_time is not None:
             shares.append(wall / self.max_time)

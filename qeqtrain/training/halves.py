@@ -87,7 +87,7 @@ def size(batch: Batch) -> int:
 def halves(batch: Batch) -> tuple[Batch, Batch]:
     """Divide a batch of several structures in two, of about as many atoms each."""
     ends = batch.structures.atom_counts().cumsum(0)
-    middle = int((ends < 0.5 * ends[-1]).sum()) + 1
+    middle = int((ends - 0.5 * ends[-1]).abs().argmin()) + 1
     middle = min(max(middle, 1), len(batch.ids) - 1)
     return part(batch, 0, middle), part(batch, middle, len(batch.ids))
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from qeqtrain.data.frames import Frame
-from qeqtrain.data.writing import write_extxyz
-from tests.training.conftest import morse_frame
+from tests.training.processes import begin, command, end, last, write_clusters
 
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("backbone.channels=4", "backbone.layers=1", "potential.dtype=float64")
+SMALL = (
+    *("backbone.channels=4", "backbone.layers=1", "potential.dtype=float64"),
+    "optim.gradient_clip=null",
+)
 SYSTEMS = {
     "QET": ("qet", *SMALL),
     "NequIP-LR": ("qet", "model=nequip_lr", *SMALL, "backbone.l_max=1"),
@@ -52,50 +48,10 @@ class FirstStep(pl.Callback):
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clusters of 3 to 7 atoms, some without charges; an odd number is left for training."""
-    rng = np.random.default_rng(0)
-    made = []
-    for i in range(24):
-        structure, labels = morse_frame(rng, n=3 + i % 5)
-        labels.pop("dipole")
-        if i % 4 == 0:
-            labels.pop("charges")
-        made.append(Frame(structure, labels, f"frame-{i}"))
-    file = tmp_path_factory.mktemp("data") / "frames.extxyz"
-    (file.parent / "recorder.py").write_text(RECORDER, encoding="utf-8")
-    write_extxyz(file, made)
-    return file
-
-
-def command(data: Path, folder: Path, *words: str) -> list[str]:
-    """Words of a command line that trains."""
-    return [
-        *(sys.executable, "-m", "qeqtrain", "fit", *words),
-        *(f"data.train={data}", "data.split.val=5", "data.split_by=random"),
-        *("optim.gradient_clip=null", f"run_folder={folder}"),
-    ]
-
-
-def begin(words: list[str], also: Path | None = None, **given: str) -> subprocess.Popen[str]:
-    """Start a process as a user does, with modules of a folder ``also`` allowed."""
-    path = f"{ROOT}{os.pathsep}{also or ROOT}"
-    base = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "QEQTRAIN_ALLOW_TARGETS": "recorder."}
-    return subprocess.Popen(
-        words,
-        env={**os.environ, **base, **given},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def end(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait for a process; give what it said."""
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == code, out + err
-    return out + err
+    """Clusters of 3 to 7 atoms; an odd number is left for training."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "recorder.py").write_text(RECORDER, encoding="utf-8")
+    return write_clusters(folder, 24)
 
 
 def recording(file: Path) -> tuple[str, ...]:
@@ -104,11 +60,6 @@ def recording(file: Path) -> tuple[str, ...]:
         "+callbacks.first._target_=recorder.FirstStep",
         f"+callbacks.first.file={file}",
     )
-
-
-def last(folder: Path) -> dict[str, Any]:
-    """Read the last checkpoint of a run."""
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def largest_difference(one: dict[Any, Any], other: dict[Any, Any]) -> float:
