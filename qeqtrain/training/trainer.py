@@ -213,8 +213,10 @@ class TrainerSettings:
 
     def _count(self, devices: int | str) -> int:
         """Count devices; those that no number names are all GPUs, or the one processor."""
-        if str(devices) not in ("auto", "-1"):
-            return len(devices.split(",")) if "," in str(devices) else int(devices)
+        words = str(devices)
+        if words not in ("auto", "-1"):
+            # What is no number is for Lightning to refuse.
+            return int(words) if words.isdigit() else len(words.split(","))
         gpus = torch.cuda.device_count() if self.accelerator != "cpu" else 0
         return max(gpus, 1)
 
