@@ -179,8 +179,8 @@ class TrainerSettings:
         found = launcher()
         # Left to itself, Lightning takes any batch script of SLURM for one started by srun.
         plugins = [environment(found), *([] if files is None else [files])]
-        alone = found is None and self._count(devices) == 1
         try:
+            alone = found is None and self._count(devices) == 1
             return pl.Trainer(
                 accelerator=self.accelerator,
                 devices=devices,
@@ -208,7 +208,10 @@ class TrainerSettings:
     def _count(self, devices: int | str) -> int:
         """Count devices; those that no number names are all GPUs, or the one processor."""
         if str(devices) not in ("auto", "-1"):
-            return len(devices.split(",")) if "," in str(devices) else int(devices)
+            names = str(devices).split(
+                ","
+            )  # "2,3" names two GPUs; what is no number is refused
+            return len(names) if len(names) > 1 else int(devices)
         gpus = torch.cuda.device_count() if self.accelerator != "cpu" else 0
         return max(gpus, 1)
 
