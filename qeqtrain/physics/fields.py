@@ -39,10 +39,8 @@ def open_directions(cell: Tensor, pbc: Tensor) -> Tensor:
     projector = torch.eye(3, dtype=cell.dtype, device=cell.device).repeat(len(cell), 1, 1)
     for row, periodic in zip(cell.unbind(1), pbc.unbind(1), strict=True):
         left = torch.einsum("bij,bj->bi", projector, row)  # Gram and Schmidt
-        length = left.norm(dim=-1, keepdim=True)
-        unit = torch.where(
-            periodic[:, None], left / torch.where(length > 0.0, length, 1.0), 0.0
-        )
+        square = torch.where(periodic, left.square().sum(dim=-1), 1.0)
+        unit = torch.where(periodic[:, None], left * square.rsqrt()[:, None], 0.0)
         projector = projector - unit[:, :, None] * unit[:, None, :]
     return projector
 
@@ -51,7 +49,7 @@ def open_positions(structures: Structures) -> Tensor:
     """Positions without their components along periodic directions, A, shape ``(N, 3)``."""
     if structures.pbc.device.type == "cpu" and not structures.pbc.any():
         return structures.positions
-    projector = open_directions(structures.cell.detach(), structures.pbc)
+    projector = open_directions(structures.cell, structures.pbc)
     each = projector.index_select(0, structures.batch)
     return torch.einsum("nij,nj->ni", each, structures.positions)
 

@@ -184,8 +184,8 @@ class TrainerSettings:
         found = launcher()
         # Left to itself, Lightning takes any batch script of SLURM for one started by srun.
         plugins = [environment(found), *([] if files is None else [files])]
-        alone = found is None and self._count(devices) == 1
         try:
+            alone = found is None and self._count(devices) == 1
             return pl.Trainer(
                 accelerator=self.accelerator,
                 devices=devices,

@@ -228,9 +228,7 @@ def test_a_callback_cannot_follow_what_is_not_measured(train: Train) -> None:
         train(max_epochs=1, callbacks={"early_stopping": node})
 
 
-@pytest.mark.parametrize(
-    "wish", [{"strategy": "foo"}, {"accelerator": "tpuu"}, {"devices": 0}, {"devices": "abc"}]
-)
+@pytest.mark.parametrize("wish", [{"accelerator": "tpuu"}, {"devices": 0}, {"devices": "abc"}])
 def test_hardware_that_is_not_there_is_a_mistake(train: Train, wish: dict[str, Any]) -> None:
     with pytest.raises(UserMistake, match="not to be had on this machine"):
         train(max_epochs=1, **wish)
