@@ -154,7 +154,7 @@ class ChargeGroups:
 
     def sum_over_atoms(self, values: Tensor) -> Tensor:
         """Add up a quantity per atom, ``(N, ...)``, into one per group, ``(G, ...)``."""
-        total = values.new_zeros((len(self), *values.shape[1:]))
+        total = values.new_zeros((self.structure.shape[0], *values.shape[1:]))
         return total.index_add(0, self.member, values)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ChargeGroups:
@@ -203,7 +203,7 @@ class Structures:
 
     def sum_over_atoms(self, values: Tensor) -> Tensor:
         """Add up a quantity per atom, ``(N, ...)``, into one per structure, ``(B, ...)``."""
-        total = values.new_zeros((len(self), *values.shape[1:]))
+        total = values.new_zeros((self.cell.shape[0], *values.shape[1:]))
         return total.index_add(0, self.batch, values)
 
     def atom_counts(self) -> Tensor:
@@ -214,7 +214,7 @@ class Structures:
         """Sets of atoms that share charge: the groups given, or one for each structure."""
         if self.groups is not None:
             return self.groups
-        every = torch.arange(len(self), device=self.batch.device)
+        every = torch.arange(self.cell.shape[0], device=self.batch.device)
         none = torch.zeros_like(self.total_charge)
         return ChargeGroups(self.batch, self.total_charge, none, every)
 

@@ -15,7 +15,7 @@ FREE = (
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.max_cpu_time"),
     *("trainer.accelerator", "trainer.devices", "trainer.nodes", "trainer.threads"),
     *("trainer.checkpoint_every", "trainer.checkpoint_every_steps", "trainer.log_every"),
-    *("trainer.profile", "data.workers", "logger", "run_folder"),
+    *("trainer.profile", "trainer.compile", "data.workers", "logger", "run_folder"),
 )
 """Keys a resumed run may change: its length, its logger and its hardware."""
 

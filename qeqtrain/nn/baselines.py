@@ -16,6 +16,9 @@ class ScreenedNuclei(nn.Module):
     atoms apart where no training data say so: in hot or irradiated matter, in first MD steps.
     """
 
+    traceable = True
+    """Whether it can be written down as a graph and compiled."""
+
     @property
     def cutoffs(self) -> dict[str, Reach]:
         """Neighbour lists this module asks for beside the backbone's: none."""

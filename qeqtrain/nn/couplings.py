@@ -42,6 +42,9 @@ class Coupling(nn.Module):
         UserMistake: an energy of charges is asked for where there is none.
     """
 
+    traceable = True
+    """Whether it can be written down as a graph and compiled."""
+
     def __init__(
         self, charge_energy: ChargeEnergy, charge_features: int, *, equilibrated: bool
     ) -> None:

@@ -10,6 +10,7 @@ pairs count both ways the derivative by x is the message again. Two functions, e
 derivative, therefore serve energies, forces and training. Both go through the pairs in blocks
 that stay in the cache: a third of the time of the plain expression on a CPU, and no (P, 9, C)
 tensor kept for the backward pass. :func:`spread` is the same for the first tensors of all.
+What is traced for a compiler is the plain expression (:mod:`~qeqtrain.physics.tracing`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from qeqtrain.physics.tracing import traced
 
 PARTS = (1, 3, 5)
 """Components of the trace, the antisymmetric and the traceless symmetric part of a matrix."""
@@ -41,6 +44,10 @@ def gather(x: Tensor, filters: Tensor, sender: Tensor, receiver: Tensor) -> Tens
     Returns:
         Shape ``(N, 9, C)``; differentiable any number of times.
     """
+    if traced():
+        wide, total = _widen(filters), torch.zeros_like(x)
+        total = total.index_add(0, receiver, wide * x.index_select(0, sender))
+        return total.index_add(0, sender, wide * x.index_select(0, receiver))
     return _Gather.apply(x, filters, sender, receiver)
 
 
@@ -58,6 +65,9 @@ def spread(weights: Tensor, directions: Tensor, target: Tensor, atoms: int) -> T
     Returns:
         Shape ``(N, 9, C)``; differentiable any number of times.
     """
+    if traced():
+        total = weights.new_zeros((atoms, 9, weights.shape[-1]))
+        return total.index_add(0, target, _widen(weights) * directions[:, :, None])
     return _Spread.apply(weights, directions, target, atoms)
 
 

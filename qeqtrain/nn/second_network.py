@@ -109,6 +109,9 @@ class SecondNetwork(Coupling):
         UserMistake: no charges to read, or no sense in the bins.
     """
 
+    traceable = False
+    """Whether it can be written down as a graph and compiled."""
+
     def __init__(
         self,
         backbone: Mapping[str, Any],

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qeqtrain.physics.tracing import traced
+
 BLOCK = 1 << 13
 """Numbers per component and direction in a block on a CPU: 256 pairs with 32 channels."""
 
@@ -73,6 +75,12 @@ def tensor_messages(
     Returns:
         Shape ``(N, K, C)``; differentiable any number of times.
     """
+    if traced():
+        every = _Block(ways, sender, receiver, slice(None))
+        out = every.product(every.matrix(y), x.index_select(0, every.start))
+        out = every.weighted(out, every.widen(w))
+        total = x.new_zeros((x.shape[0], len(ways.path), x.shape[-1]))
+        return total.index_add(0, every.end, out)
     return _Message.apply(x, w, y, sender, receiver, ways)
 
 
@@ -150,7 +158,7 @@ class _Message(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, w, y, s, r)
         ctx.ways = ways
-        total = x.new_zeros((len(x), len(ways.path), x.shape[-1]))
+        total = x.new_zeros((x.shape[0], len(ways.path), x.shape[-1]))
         for part in _blocks(len(s), x):
             block = _Block(ways, s, r, part)
             out = block.product(block.matrix(y), x.index_select(0, block.start))

@@ -214,8 +214,8 @@ class Embedding(nn.Module):
         directions = direction_components(unit)  # (P, 9)
         # Seen from its other end an edge points the other way: A is odd, I and S even.
         turned = directions * self.parity.to(directions.dtype)
-        x = spread(filters * into_receiver[:, None], directions, receive, len(z))
-        x = x + spread(filters * into_sender[:, None], turned, send, len(z))
+        x = spread(filters * into_receiver[:, None], directions, receive, z.shape[0])
+        x = x + spread(filters * into_sender[:, None], turned, send, z.shape[0])
         gates = self.gates(self.norm((x * x).sum(dim=-2))).unflatten(1, (3, -1))
         mixed = parts(self.mixing(x))
         return torch.cat([p * g for p, g in zip(mixed, gates.split(1, 1), strict=True)], dim=-2)

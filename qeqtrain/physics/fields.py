@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qeqtrain.physics.tracing import traced
 from qeqtrain.structures import Structures
 
 FieldCoupling = Literal["none", "open", "every"]
@@ -47,7 +48,7 @@ def open_directions(cell: Tensor, pbc: Tensor) -> Tensor:
 
 def open_positions(structures: Structures) -> Tensor:
     """Positions without their components along periodic directions, A, shape ``(N, 3)``."""
-    if structures.pbc.device.type == "cpu" and not structures.pbc.any():
+    if structures.pbc.device.type == "cpu" and not traced() and not structures.pbc.any():
         return structures.positions
     projector = open_directions(structures.cell, structures.pbc)
     each = projector.index_select(0, structures.batch)
@@ -55,7 +56,12 @@ def open_positions(structures: Structures) -> Tensor:
 
 
 def in_field(structures: Structures) -> bool:
-    """Whether any structure is in a field, or a derivative in the field is wanted."""
+    """Whether any structure is in a field, or a derivative in the field is wanted.
+
+    What is traced for a compiler is the answer without a field.
+    """
+    if traced():
+        return False
     field = structures.electric_field
     return field.requires_grad or bool(field.any())
 
@@ -70,7 +76,8 @@ def applied_potential(structures: Structures) -> Tensor | None:
         V, shape ``(N,)``; ``None`` without a field, where that is known without waiting for
         the device.
     """
-    if structures.electric_field.device.type == "cpu" and not in_field(structures):
+    on_cpu = structures.electric_field.device.type == "cpu"
+    if (on_cpu or traced()) and not in_field(structures):
         return None
     field = structures.electric_field.index_select(0, structures.batch)
     return -(open_positions(structures) * field).sum(dim=-1)

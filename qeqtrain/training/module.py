@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
@@ -27,6 +28,7 @@ from qeqtrain.training.stability import Spikes, culprits
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
+    from qeqtrain.models.compiling import CompiledResponse
     from qeqtrain.models.potential import Potential
     from qeqtrain.structures import Prediction
 
@@ -52,6 +54,7 @@ class TrainingModule(pl.LightningModule):
         spike_factor: multiple of the usual gradient norm beyond which a step is skipped;
             ``None``: none is.
         members: hear, once a step, what all ranks know.
+        compiled: predicts in the potential's place, if anything does.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class TrainingModule(pl.LightningModule):
         log_every: int = 50,
         spike_factor: float | None = None,
         members: Sequence[Member] = (),
+        compiled: CompiledResponse | None = None,
     ) -> None:
         super().__init__()
+        self.compiled = compiled
         self.potential = potential
         optim.freeze_weights(potential)
         self.averaged = optim.build_average(potential)
@@ -90,7 +95,7 @@ class TrainingModule(pl.LightningModule):
         """Part of the learning rate that is left after going back to a checkpoint."""
         self.spikes = Spikes(spike_factor)
         self.solves = WorstSolve()
-        self.share = Share(potential, loss, self.solves)
+        self.share = Share(potential, loss, self.solves, compiled)
         self._refused = ""
         self._moved = True
         self._sums: ErrorSums | None = None
@@ -247,7 +252,9 @@ class TrainingModule(pl.LightningModule):
         """Predict with the weights that are kept, without a graph behind."""
         stress = batch.present.get("stress")
         with torch.enable_grad():
-            prediction: Prediction = self.evaluated(
+            model = self.evaluated
+            ask = model if self.compiled is None else partial(self.compiled, model)
+            prediction: Prediction = ask(
                 batch.structures,
                 forces="forces" in batch.labels,
                 stress=None if stress is not None and bool(stress.any()) else False,

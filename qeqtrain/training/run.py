@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from qeqtrain.errors import Diverged, Interrupted, UserMistake, nearest
 from qeqtrain.models.archive import restore
+from qeqtrain.models.compiling import CompiledResponse
 from qeqtrain.training.assembly import potential_for, sketch_potential, unseen_state_notes
 from qeqtrain.training.checkpoints import BEST, Checkpoints
 from qeqtrain.training.loss import TERMS, Loss
@@ -130,6 +131,7 @@ def fit(
         log_every=trainer.log_every,
         spike_factor=trainer.spike_factor,
         members=[budget, signals, checkpoints],
+        compiled=CompiledResponse(model) if trainer.compile else None,
     )
     for note in unseen_state_notes(model, data):
         say(f"data: {note}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from qeqtrain.training.halves import Backoff
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
+    from qeqtrain.models.compiling import CompiledResponse
     from qeqtrain.models.potential import Potential
     from qeqtrain.training.loss import Loss
     from qeqtrain.training.solves import WorstSolve
@@ -28,6 +30,7 @@ class Share:
         potential: in training.
         loss: what is minimised.
         solves: told of every charge solve.
+        compiled: predicts in the potential's place, if anything does.
 
     Attributes:
         batch: of this step; ``None`` between steps.
@@ -37,8 +40,15 @@ class Share:
         refused: what does not fit in memory; empty if all does.
     """
 
-    def __init__(self, potential: Potential, loss: Loss, solves: WorstSolve) -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        loss: Loss,
+        solves: WorstSolve,
+        compiled: CompiledResponse | None = None,
+    ) -> None:
         self._potential, self._loss, self._solves = potential, loss, solves
+        self._predict = potential if compiled is None else partial(compiled, potential)
         self.backoff = Backoff()
         self.batch: Batch | None = None
         self.loss = self.bad_charges = torch.zeros((), dtype=torch.float64)
@@ -100,7 +110,7 @@ class Share:
 
     def _compare(self, batch: Batch) -> Tensor:
         """Loss of the batch of this step, or of a part of it."""
-        prediction = self._potential(
+        prediction = self._predict(
             batch.structures,
             forces=self._loss.needs("forces"),
             stress=None if self._loss.needs("stress") else False,

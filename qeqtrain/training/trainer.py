@@ -50,6 +50,8 @@ class TrainerSettings:
             ``srun`` as many as they started.
         nodes: machines; more than one needs ``torchrun`` or ``srun``, which know how many.
         threads: of torch on the CPU; ``None`` leaves them to the environment.
+        compile: whether energy and forces are compiled as one graph; the first step then takes
+            a minute or two, later ones about half of their time.
         profile: whether the run says at its end where the time of a step went.
 
     Raises:
@@ -73,6 +75,7 @@ class TrainerSettings:
         devices: int | str = 1,
         nodes: int = 1,
         threads: int | None = None,
+        compile: bool = False,
         profile: bool = False,
     ) -> None:
         problems: list[str] = []
@@ -118,6 +121,7 @@ class TrainerSettings:
         self.devices = devices
         self.nodes = nodes
         self.threads = threads
+        self.compile = compile
         self.profile = profile
         if problems:
             raise UserMistake(*problems)

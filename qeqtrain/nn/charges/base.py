@@ -66,6 +66,9 @@ class NoCharges(nn.Module):
     field: FieldCoupling = "none"
     """What follows an electric field: nothing."""
 
+    traceable = True
+    """Whether it can be written down as a graph and compiled."""
+
     @property
     def cutoffs(self) -> dict[str, Reach]:
         """Neighbour lists this module reads, by consumer: none."""

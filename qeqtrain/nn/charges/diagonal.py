@@ -56,6 +56,9 @@ class DiagonalCharges(nn.Module):
     field: FieldCoupling = "open"
     """What follows an electric field: flowing charge, in open directions."""
 
+    traceable = True
+    """Whether it can be written down as a graph and compiled."""
+
     def __init__(
         self,
         hardness: Literal["environment", "species"] = "environment",

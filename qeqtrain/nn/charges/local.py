@@ -43,6 +43,9 @@ class LocalCharges(nn.Module):
     field: FieldCoupling = "open"
     """What follows an electric field: the charges, in open directions."""
 
+    traceable = True
+    """Whether it can be written down as a graph and compiled."""
+
     def __init__(
         self,
         total: Literal["shift", "free"] = "shift",
@@ -93,7 +96,8 @@ class LocalCharges(nn.Module):
         charges = (self.charge(features).squeeze(-1) + offset).double()  # (N,) e
         if self.shifted:
             groups = structures.charge_groups()
-            if groups.charge.device.type == "cpu" and groups.held.any():  # elsewhere: NaN
+            given = structures.groups is not None and groups.charge.device.type == "cpu"
+            if given and groups.held.any():  # on another device: NaN
                 raise UserMistake(
                     "a fragment is held at a potential, which charge=local cannot follow; "
                     "say charge=gaussian or diagonal, or charge.fragments=ignore"

@@ -1,0 +1,127 @@
+"""One graph of energy and derivatives, and its compiled form, against the ordinary way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from qeqtrain.errors import UserMistake
+from qeqtrain.models.compiling import CompiledResponse, _flat, _Graph, _weights
+from tests.crosses import small_cross
+from tests.systems import batch_of, slab, triclinic, water
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from qeqtrain.models.potential import Potential
+    from qeqtrain.structures import Prediction, Structures
+
+CROSSES = [
+    pytest.param("tensornet", "diagonal", "feature", id="tensornet-diagonal-feature"),
+    pytest.param("nequip", "none", "feature", id="nequip-none"),
+    *(
+        pytest.param(*cross, marks=pytest.mark.slow, id="-".join(cross))
+        for cross in (
+            ("tensornet", "local", "coulomb"),
+            ("tensornet", "diagonal", "variational"),
+            ("nequip", "diagonal", "full"),
+        )
+    ),
+]
+"""Tracing takes seconds: one of each backbone is always tried."""
+
+
+def gradients(potential: Potential, found: Sequence[Tensor]) -> list[Tensor]:
+    weights = [p for p in potential.parameters() if p.requires_grad]
+    loss = sum(t.nan_to_num().square().mean() for t in found)
+    assert isinstance(loss, torch.Tensor)
+    given = torch.autograd.grad(loss, weights, allow_unused=True)
+    return [
+        torch.zeros_like(w) if g is None else g for w, g in zip(weights, given, strict=True)
+    ]
+
+
+def trained_on(prediction: Prediction) -> list[Tensor]:
+    wanted = (prediction.energy, prediction.forces, prediction.stress, prediction.charges)
+    return [t for t in wanted if t is not None]
+
+
+@pytest.mark.parametrize(("backbone", "charge", "coupling"), CROSSES)
+def test_the_graph_equals_the_ordinary_way_for_sizes_it_was_not_made_with(
+    backbone: str, charge: str, coupling: str
+) -> None:
+    potential = small_cross(backbone, charge, coupling).train()
+    graph = _Graph(potential, forces=True, stress=True)
+    for batch in (
+        batch_of([triclinic(), water()], potential),
+        batch_of([water(), triclinic(), slab()], potential),
+    ):
+        expected = potential(batch, forces=True, stress=True)
+        flat = graph.plain(_weights(potential), _flat(batch, graph.consumers))
+        found = dict(zip(graph.names, flat, strict=True))
+        for name, value in found.items():
+            torch.testing.assert_close(
+                value, getattr(expected, name), rtol=1e-11, atol=1e-11, equal_nan=True
+            )
+        here = [found[k] for k in ("energy", "forces", "stress", "charges") if k in found]
+        for a, b in zip(
+            gradients(potential, here),
+            gradients(potential, trained_on(expected)),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("cross", "part"),
+    [
+        (("tensornet", "gaussian", "full"), "GaussianCharges"),
+        (("nequip", "diagonal", "second"), "SecondNetwork"),
+    ],
+)
+def test_parts_that_cannot_be_compiled_are_refused_in_words(
+    cross: tuple[str, str, str], part: str
+) -> None:
+    with pytest.raises(UserMistake, match=rf"{part}.*trainer\.compile=false"):
+        CompiledResponse(small_cross(*cross))
+
+
+def test_a_batch_with_a_size_of_one_goes_the_ordinary_way() -> None:
+    potential = small_cross("nequip", "diagonal", "full")
+    compiled = CompiledResponse(potential)
+    batch = batch_of([water()], potential)
+    found = compiled(potential, batch, forces=True, stress=False)
+    expected = potential(batch, forces=True, stress=False)
+    torch.testing.assert_close(found.energy, expected.energy)
+    assert not compiled._graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["tensornet", "nequip"])
+def test_compiled_training_equals_eager_on_ten_shapes_without_recompiling(
+    backbone: str,
+) -> None:
+    potential = small_cross(backbone, "diagonal", "feature").float().train()
+    compiled = CompiledResponse(potential)
+
+    def batches() -> list[Structures]:
+        shapes = [[water()] * k + [triclinic()] * (k % 3 + 1) for k in range(1, 11)]
+        return [batch_of(atoms, potential) for atoms in shapes]
+
+    first, *others = batches()
+    compiled(potential, first, forces=True, stress=True)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for batch in others:
+            expected = potential(batch, forces=True, stress=True)
+            found = compiled(potential, batch, forces=True, stress=True)
+            torch.testing.assert_close(found.energy, expected.energy, rtol=1e-6, atol=1e-5)
+            torch.testing.assert_close(found.forces, expected.forces, rtol=1e-4, atol=1e-5)
+            ours = gradients(potential, trained_on(found))
+            theirs = gradients(potential, trained_on(expected))
+            whole = torch.cat([g.flatten() for g in theirs]).norm()
+            off = torch.cat([(a - b).flatten() for a, b in zip(ours, theirs, strict=True)])
+            assert off.norm() < 1e-6 * whole
