@@ -12,7 +12,7 @@ METRICS = (
     SCORE,
     *(
         f"val/{quantity}_{kind}"
-        for quantity in ("energy", "forces", "stress", "charges", "dipole")
+        for quantity in ("energy", "forces", "stress", "charges", "dipole", "born_charges")
         for kind in ("rmse", "mae")
     ),
     "train/loss",

@@ -25,7 +25,7 @@ def words(backbone: str, charge: str, coupling: str) -> list[str]:
     found = [f"backbone={backbone}", f"charge={charge}", *COUPLING[coupling]]
     if backbone == "nequip":
         found += ["backbone.l_max=1", "backbone.radial_width=8"]
-    return found if charge != "none" else [*found, "loss.charges=0"]
+    return [*found, "loss.charges=0"] if charge in ("none", "pqeq") else found
 
 
 @pytest.mark.parametrize("conditioning", ["none", "charge"])

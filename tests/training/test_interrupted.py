@@ -91,6 +91,7 @@ def test_three_interruptions_of_two_ranks_leave_no_trace(frames: Path, tmp_path:
     cut_and_compare(frames, tmp_path, kinds, *two)
 
 
+@pytest.mark.slow
 def test_a_requeued_job_of_slurm_goes_on_by_itself(frames: Path, tmp_path: Path) -> None:
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -119,6 +120,7 @@ def test_a_requeued_job_of_slurm_goes_on_by_itself(frames: Path, tmp_path: Path)
     assert steps_saved(folder) == 40
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_begins_the_epoch_again_and_says_so(
     frames: Path, tmp_path: Path
 ) -> None:

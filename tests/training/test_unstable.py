@@ -47,6 +47,7 @@ def test_a_learning_rate_that_explodes_ends_with_code_three_after_going_back(
     assert all(w.isfinite().all() for w in last(tmp_path / "run")["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_message_and_what_was_saved_stays_whole(
     frames: Path, tmp_path: Path
 ) -> None:

@@ -75,10 +75,14 @@ def test_without_phonopy_the_extra_is_named(model: Model, capsys) -> None:
 
 
 def test_a_suite_of_which_nothing_could_be_measured_says_why(
-    model: Model, tmp_path: Path, capsys
+    model: Model, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    words = ["benchmark", model.path, "eos", "--count", "1", "smallest=0.99", "largest=1.01"]
-    assert main([*words, "points=15", "--out", str(tmp_path / "out")]) == 2
+    def fail(*_: object) -> None:
+        raise RuntimeError("this crystal has no energy")
+
+    monkeypatch.setattr(suite_class("eos"), "measure", fail)
+    words = ["benchmark", model.path, "eos", "--count", "1", "--jobs", "1"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "eos: nothing could be measured" in capsys.readouterr().err
 
 
