@@ -17,6 +17,8 @@ SMALL = (
 SYSTEMS = {
     "QET": ("qet", *SMALL),
     "NequIP-LR": ("qet", "model=nequip_lr", *SMALL, "backbone.l_max=1"),
+    "ReaxNet": ("qet", "model=reaxnet", *SMALL, "backbone.l_max=1"),
+    "polarizable": ("qet", *SMALL, "charge=polarizable", "coupling=additive"),
     "gaussian, additive": ("qet", *SMALL, "charge=gaussian", "coupling=additive"),
     "no charges": ("qet", *SMALL, "charge=none", "loss.charges=0"),
 }
