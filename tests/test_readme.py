@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import torch
 
 from qeqtrain.cli import VERBS
 from qeqtrain.models import archive
+from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.recipe import load_recipe
-from tests.crosses import small_cross
+from tests.crosses import BACKBONES, COUPLINGS, small_cross
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,18 +61,46 @@ def test_the_recipe_of_the_readme_is_one(tmp_path, monkeypatch) -> None:
     assert load_recipe("mine.yaml").settings["loss"]["forces"] == 10.0
 
 
-def test_the_dimer_in_a_field_keeps_what_the_readme_says_of_it(tmp_path, monkeypatch) -> None:
-    potential = small_cross("tensornet", "gaussian", "full")
-    folder = tmp_path / "runs" / "salt" / "checkpoints"
-    folder.mkdir(parents=True)
+def keep(potential: Potential, folder: Path) -> None:
+    """Write a potential as the best checkpoint of a run."""
+    (folder / "checkpoints").mkdir(parents=True)
     state = {archive.RAW + k: v for k, v in potential.state_dict().items()}
     header = {**potential.header(), "conventions": {}}
     entry = {"format": archive.FORMAT, "potential": header}
-    torch.save({"state_dict": state, "qeqtrain": entry}, folder / "best.ckpt")
-    monkeypatch.chdir(tmp_path)
-    (code,) = [block for block in blocks("python") if "polarizability" in block]
-    found: dict[str, np.ndarray] = {}
+    torch.save({"state_dict": state, "qeqtrain": entry}, folder / "checkpoints" / "best.ckpt")
+
+
+def run_block(word: str) -> dict[str, Any]:
+    """Run the only block of Python with a word in it."""
+    (code,) = [block for block in blocks("python") if word in block]
+    found: dict[str, Any] = {}
     exec(code, found)
+    return found
+
+
+def test_the_crystal_of_the_readme_has_the_constant_it_says(tmp_path, monkeypatch) -> None:
+    spec = {
+        "backbone": BACKBONES["nequip"],
+        "charge": {
+            "_target_": "qeqtrain.nn.charges.PQEqCharges",
+            "mode": "self_consistent",
+        },
+        "coupling": COUPLINGS["full"],
+        "dtype": "float64",
+    }
+    potential = build_potential(spec, elements=(3, 9), references={}, scale=1.0)
+    keep(potential, tmp_path / "runs" / "reaxnet")
+    monkeypatch.chdir(tmp_path)
+    found = run_block("dielectric_constant")
+    assert torch.allclose(found["epsilon"], 1.69 * torch.eye(3).double(), atol=0.005)
+    born = found["answer"].born_charges[0]
+    assert torch.allclose(born, 0.50 * torch.eye(3).double(), atol=0.005)
+
+
+def test_the_dimer_in_a_field_keeps_what_the_readme_says_of_it(tmp_path, monkeypatch) -> None:
+    keep(small_cross("tensornet", "gaussian", "full"), tmp_path / "runs" / "salt")
+    monkeypatch.chdir(tmp_path)
+    found = run_block("induced")
     assert found["alpha"][2, 2] > 0.05
     assert abs(found["induced"][2]) > 0.005
 
