@@ -56,8 +56,8 @@ def model_mistakes(model: str) -> list[str]:
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = nearest(model, names) or nearest(path.name, siblings)
     return [
-        f"model '{model}': no such checkpoint or run folder, and no foundation model of that "
-        f"name ({', '.join(names)}){close}"
+        f"model '{model}': no such checkpoint, exported file or run folder, and no foundation "
+        f"model of that name ({', '.join(names)}){close}"
     ]
 
 
