@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable
 
 from qeqtrain.cli.arguments import Parser, split_overrides, take
-from qeqtrain.cli.folder import choose_folder, claim, forget, rank, set_latest
+from qeqtrain.cli.folder import choose_folder, claim, forget, run_to_go_on_with, set_latest
 from qeqtrain.cli.sweep import add_options, refuse_options
-from qeqtrain.errors import UserMistake
+from qeqtrain.errors import Diverged, Interrupted, UserMistake
 from qeqtrain.recipe import load_recipe
 from qeqtrain.sweeps.words import from_agent
+from qeqtrain.training.launchers import job, rank, relaunched, restarted
+
+AUTO = "auto"
+"""Of ``resume``: go on with the run in ``run_folder`` if there is one, or begin it."""
 
 EPILOG = """\
 examples:
@@ -21,6 +25,7 @@ examples:
   qeqtrain fit my.yaml charge=none loss.charges=0 trainer.max_time=01:00:00 logger=wandb
   qeqtrain fit resume=runs/qet/latest trainer.max_epochs=200
   qeqtrain fit quickstart -m seed=0,1,2 charge=diagonal,gaussian --jobs 2
+  qeqtrain fit my.yaml trainer=ddp trainer.devices=4 run_folder=runs/big resume=auto
 
 `qeqtrain list` names the recipes, `qeqtrain list parts` the options of groups, and
 `qeqtrain show RECIPE` every key that can be set.
@@ -37,7 +42,8 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
         nargs="*",
         metavar="RECIPE | key=value | group=option",
         help="a shipped recipe or the path of a YAML file, and what to change in it; "
-        "run_folder=DIR says where the run goes, resume=RUN goes on with a run",
+        "run_folder=DIR says where the run goes, resume=RUN goes on with a run, "
+        "resume=auto with the one in run_folder, if there is one",
     )
     parser.add_argument(
         "-m",
@@ -57,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     resumed, overrides = take(overrides, "resume")
     if len(plain) > 1:
         raise UserMistake(f"expected one recipe, met {', '.join(plain)}; changes are key=value")
-    if not plain and resumed is None:
+    if not plain and (resumed is None or resumed == AUTO):
         raise UserMistake("expected a recipe, or resume=RUN; `qeqtrain list` names the recipes")
     if arguments.multirun:
         from qeqtrain.cli import multirun
@@ -66,12 +72,23 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserMistake("-m and resume=RUN do not go together")
         return multirun.run(plain[0], overrides, arguments)
     refuse_options(arguments, "fit without -m", ("jobs", "folder"))
+    again = resumed == AUTO or (resumed is None and restarted())
+    recipe = None
+    if again:
+        recipe = load_recipe(plain[0], overrides).with_absolute_paths()
+        if resumed == AUTO and recipe.settings["run_folder"] is None and job() is None:
+            raise UserMistake(
+                "resume=auto: which run? Say run_folder=DIR; what is there goes on, or begins"
+            )
+        found = run_to_go_on_with(recipe, any_job=resumed == AUTO)
+        resumed = None if found is None else str(found)
     if resumed is not None:
         from qeqtrain.cli.resuming import recipe_of_run
 
-        recipe, folder = recipe_of_run(resumed, plain[0] if plain else None, overrides)
+        named = plain[0] if plain else None
+        recipe, folder = recipe_of_run(resumed, named, overrides, again=again)
     else:
-        recipe = load_recipe(plain[0], overrides).with_absolute_paths()
+        recipe = recipe or load_recipe(plain[0], overrides).with_absolute_paths()
         folder = choose_folder(recipe)
 
     from qeqtrain.recipe.building import build
@@ -82,15 +99,26 @@ def run(arguments: argparse.Namespace) -> int:
     before = set_latest(folder)
     from qeqtrain.evaluation.pictures import pictures_of
     from qeqtrain.training.run import fit
+    from qeqtrain.training.signals import StopSignals
 
     try:
-        fit(
-            **built,
-            folder=folder,
-            recipe=recipe.settings,
-            resume=resumed is not None,
-            pictures=pictures_of,
-        )
+        with StopSignals() as signals:
+            fit(
+                **built,
+                folder=folder,
+                recipe=recipe.settings,
+                resume=resumed is not None,
+                signals=signals,
+                pictures=pictures_of,
+            )
+    except (Diverged, Interrupted) as error:
+        if rank() == 0:
+            forget(folder, before)
+            raise
+        # The first rank says why; Lightning would end it for a code of one that it started.
+        if relaunched():
+            return 0
+        return 3 if isinstance(error, Diverged) else 75
     except BaseException:  # of what never began, not even an empty folder is left
         forget(folder, before)
         raise

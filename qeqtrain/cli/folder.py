@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.recipe import Recipe
+from qeqtrain.training.launchers import job, launcher, rank, relaunched
 
 _CHOSEN = "QEQTRAIN_RUN_FOLDER"  # first process to those it starts
-
-
-def rank() -> int:
-    """Number of this process among those of the run; 0 where there is but one."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
-
-
-def _launched() -> bool:
-    """Whether a launcher (torchrun, srun) started several processes of this command."""
-    counts = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "SLURM_NTASKS"))
-    return any(count.isdigit() and int(count) > 1 for count in counts)
+_RESUMED = "QEQTRAIN_RUN_RESUMED"  # the same
 
 
 def choose_folder(recipe: Recipe) -> Path:
@@ -37,20 +27,66 @@ def choose_folder(recipe: Recipe) -> Path:
     Raises:
         UserMistake: ranks were launched without a common name.
     """
-    if os.environ.get(_CHOSEN) and rank() > 0:
+    if os.environ.get(_CHOSEN) and relaunched():
         return Path(os.environ[_CHOSEN])
     given = recipe.settings["run_folder"]
     if given is not None:
         folder = Path(given)
-    elif _launched():
-        job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID", "none")
-        if job == "none":
-            raise UserMistake("several processes were launched: say where with run_folder=DIR")
-        folder = Path("runs") / recipe.name / f"job-{job}"
+    elif (found := launcher()) is not None and found.ranks > 1:
+        if found.job is None:
+            raise UserMistake(
+                f"{found.name} started {found.ranks} processes, and no name is common to them: "
+                "say where the run goes with run_folder=DIR"
+            )
+        folder = Path("runs") / recipe.name / f"job-{found.job}"
     else:
         folder = _unused(Path("runs") / recipe.name / time.strftime("%Y-%m-%d_%H-%M-%S"))
     os.environ[_CHOSEN] = str(folder.absolute())
     return folder
+
+
+def run_to_go_on_with(recipe: Recipe, *, any_job: bool) -> Path | None:
+    """Find the run that this very command began before; ``None`` if there is none.
+
+    A job that its cluster requeued runs the same command again, in the same place and under
+    the same number. The other ranks that a first one started do as it did.
+
+    Args:
+        recipe: of this command.
+        any_job: take whatever run is in the folder that the recipe names (``resume=auto``).
+    """
+    if relaunched():
+        return Path(os.environ[_CHOSEN]) if os.environ.get(_RESUMED) else None
+    given = recipe.settings["run_folder"]
+    if given is not None:
+        places = [Path(given)]
+    else:
+        places = list((Path("runs") / recipe.name).glob("*"))
+    begun = [
+        (started, folder)
+        for folder in places
+        if not folder.is_symlink()
+        for started in [_began_here(folder, any_job=any_job and given is not None)]
+        if started is not None
+    ]
+    if not begun:
+        return None
+    folder = max(begun)[1]
+    os.environ[_CHOSEN], os.environ[_RESUMED] = str(folder.absolute()), "1"
+    return folder
+
+
+def _began_here(folder: Path, *, any_job: bool) -> str | None:
+    """Say when the run in a folder began, if it is that of this command and job."""
+    if any_job:
+        return "" if (folder / "recipe.yaml").is_file() else None
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        first = record["sessions"][0]
+        own = first["job"] == job() and first["argv"][1:] == sys.argv[1:]
+        return str(first["started"]) if own else None
+    except (OSError, ValueError, LookupError):
+        return None
 
 
 def _unused(folder: Path) -> Path:
@@ -77,7 +113,7 @@ def claim(folder: Path) -> None:
     if used:
         raise UserMistake(
             f"run_folder={folder}: is not empty; choose another, or go on with that run: "
-            f"qeqtrain fit resume={folder}"
+            f"qeqtrain fit resume={folder} (resume=auto: go on if there is one, or begin)"
         )
 
 

@@ -13,20 +13,23 @@ from qeqtrain.recipe import Recipe, load_recipe
 
 FREE = (
     *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.max_cpu_time"),
-    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.threads"),
+    *("trainer.accelerator", "trainer.devices", "trainer.nodes", "trainer.threads"),
     *("trainer.checkpoint_every", "trainer.checkpoint_every_steps", "trainer.log_every"),
     *("trainer.profile", "data.workers", "logger", "run_folder"),
 )
 """Keys a resumed run may change: its length, its logger and its hardware."""
 
 
-def recipe_of_run(run: str, named: str | None, overrides: Sequence[str]) -> tuple[Recipe, Path]:
+def recipe_of_run(
+    run: str, named: str | None, overrides: Sequence[str], *, again: bool = False
+) -> tuple[Recipe, Path]:
     """Read the recipe of a run and apply what may be changed.
 
     Args:
         run: the run's folder.
         named: recipe on the command line, which must still be that of the run.
         overrides: changes on the command line.
+        again: whether the command line is the whole one that began the run.
 
     Raises:
         UserMistake: no such run, or differences that would make it another run.
@@ -43,7 +46,8 @@ def recipe_of_run(run: str, named: str | None, overrides: Sequence[str]) -> tupl
     if named is None:
         asked = load_recipe(str(file), overrides)
     else:
-        asked = load_recipe(named, [*_original_overrides(folder, named), *overrides])
+        before = [] if again else _original_overrides(folder, named)
+        asked = load_recipe(named, [*before, *overrides])
     asked = asked.with_absolute_paths()
     problems = [
         f"resume={run}: {key} is {_shown(new)}, the run has {_shown(old)}; length, logger and "

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 
 from qeqtrain.errors import UserMistake
+from qeqtrain.training.ranks import from_first, several
 
 
 class Stopwatch:
@@ -52,7 +53,7 @@ class Budget(pl.Callback):
 
     CPU time is that of this process in training: data and checkpoints included, validation and
     start-up excluded, which is how programs are compared at equal cost. Wall time counts
-    everything from the first step on.
+    everything from the first step on. Of several ranks the first one's clocks count for all.
 
     Args:
         max_epochs, max_steps: numbers, or ``None``.
@@ -78,6 +79,25 @@ class Budget(pl.Callback):
         self.wall = Stopwatch(time.monotonic)
         self.cpu = Stopwatch(time.process_time)
         self._trainer: pl.Trainer | None = None
+        self._heard: tuple[float, float] | None = None
+        self._epochs_before, self._steps_before = 0, 0
+
+    def tell(self, first: bool) -> list[float]:
+        """Give the first rank's clocks, wall and CPU, in seconds."""
+        return [self.wall.seconds, self.cpu.seconds] if first else [0.0, 0.0]
+
+    def hear(self, values: list[float]) -> None:
+        """Take the first rank's clocks."""
+        self._heard = (values[0], values[1])
+
+    def begin_epoch_again(self, epoch: int, step: int) -> None:
+        """Count epochs from here: those before had another number of steps.
+
+        Args:
+            epoch: that begins again, from 0.
+            step: optimiser steps before it.
+        """
+        self._epochs_before, self._steps_before = epoch, step
 
     def done(self) -> float:
         """Share of the run that lies behind, 0 to 1, by the limit that is nearest."""
@@ -89,16 +109,22 @@ class Budget(pl.Callback):
         if self.max_steps is not None:
             shares.append(step / self.max_steps)
         if self.max_epochs is not None:
-            shares.append(step / (self.max_epochs * trainer.num_training_batches))
+            batches = trainer.num_training_batches
+            passed = self._epochs_before * batches + step - self._steps_before
+            shares.append(passed / (self.max_epochs * batches))
+        wall, cpu = self.wall.seconds, self.cpu.seconds
+        if several() and self._heard is not None:
+            wall, cpu = self._heard
         if self.max_time is not None:
-            shares.append(self.wall.seconds / self.max_time)
+            shares.append(wall / self.max_time)
         if self.max_cpu_time is not None:
-            shares.append(self.cpu.seconds / self.max_cpu_time)
+            shares.append(cpu / self.max_cpu_time)
         return min(max(shares), 1.0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start both clocks."""
         self._trainer = trainer
+        self._heard = from_first((self.wall.seconds, self.cpu.seconds))
         self.wall.start()
         self.cpu.start()
         self._stop_if_spent(trainer)
@@ -128,18 +154,22 @@ class Budget(pl.Callback):
         self.cpu.stop()
 
     def state_dict(self) -> dict[str, float]:
-        """Seconds spent."""
-        return {"wall": self.wall.seconds, "cpu": self.cpu.seconds}
+        """Seconds spent, and where epochs are counted from."""
+        return {
+            "wall": self.wall.seconds,
+            "cpu": self.cpu.seconds,
+            "epochs_before": self._epochs_before,
+            "steps_before": self._steps_before,
+        }
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Go on from the seconds spent before."""
         self.wall.set(state_dict["wall"])
         self.cpu.set(state_dict["cpu"])
+        self._epochs_before = int(state_dict.get("epochs_before", 0))
+        self._steps_before = int(state_dict.get("steps_before", 0))
 
     def _stop_if_spent(self, trainer: pl.Trainer) -> None:
-        spent = self.done() >= 1.0
-        if trainer.world_size > 1:  # clocks of ranks differ: all stop at the same step
-            spent = trainer.strategy.reduce_boolean_decision(spent, all=False)
-        if spent:
+        if self.done() >= 1.0:
             trainer.should_stop = True
             trainer.check_val_every_n_epoch = 1  # the end is validated, whatever the rhythm

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qeqtrain.data.statistics import Statistics, compositions, fit_references
+from qeqtrain.data.statistics import Statistics, compositions
+from qeqtrain.data.sums import fit_references
 from qeqtrain.errors import EquilibrationFailed
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.physics.response import respond

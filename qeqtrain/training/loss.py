@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from qeqtrain.errors import UserMistake, nearest
-from qeqtrain.training.quantities import QUANTITIES, Comparison, compare
+from qeqtrain.training.quantities import QUANTITIES, Comparison, comparable, compare
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
@@ -168,70 +168,87 @@ class Loss:
                 "potential.atomic_dipoles=false"
             )
 
-    def __call__(self, prediction: Prediction, batch: Batch) -> Tensor:
-        """Add up the terms of a batch, float64, shape ``()``."""
-        compared = {}
-        for name, term in self.terms.items():
-            found = compare(prediction, batch, name)
-            compared[name] = None if found is None else term.weighed(name, found, batch)
+    def counts(self, batch: Batch, *, flowing: bool = True) -> Tensor:
+        """Count what every term's mean runs over, on all ranks; 1 where nothing has the label.
+
+        They follow from the labels alone, so that ranks agree on them before anything can go
+        wrong, and a batch can be worked on in parts. What ranks then compute are shares of one
+        loss: a sum over their own structures divided by a count over all.
+
+        Args:
+            batch: of this rank.
+            flowing: whether charge flows, so that periodic structures have no Born charges.
+
+        Returns:
+            Float64, shape ``(len(self.terms),)``.
+        """
+        counts = [_components(batch, name, term, flowing) for name, term in self.terms.items()]
+        total = torch.stack([c.to(batch.structures.total_charge) for c in counts])
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(total)
+        return torch.where(total > 0.0, total, 1.0)
+
+    def __call__(
+        self, prediction: Prediction, batch: Batch, counts: Tensor | None = None
+    ) -> Tensor:
+        """Add up the terms of a batch, float64, shape ``()``.
+
+        Args:
+            prediction: of the batch, or of a part of it.
+            batch: the same structures.
+            counts: from :meth:`counts` of the whole batch; ``None``: this is the whole batch,
+                of a model whose charge flows.
+        """
         total = prediction.energy.new_zeros(())
-        counts = denominators(compared, total)
-        means = {
-            name: total if found is None else self.terms[name].total(found) / count
-            for (name, found), count in zip(compared.items(), counts, strict=True)
-        }
-        for name, root in zip(self._roots, self._over_ranks(means), strict=True):
-            # The derivative of the root of a mean over all ranks, as a share of this one.
+        given = self.counts(batch) if counts is None else counts
+        means = {}
+        for (name, term), count in zip(self.terms.items(), given, strict=True):
+            found = compare(prediction, batch, name)
+            compared = None if found is None else term.weighed(name, found, batch)
+            means[name] = total if compared is None else term.total(compared) / count
+        for name, root in zip(self.roots, self._over_ranks(means), strict=True):
+            # The root's share of this rank, and its derivative: that of a mean over all ranks.
             safe = torch.where(root > 0.0, root, 1.0)
-            means[name] = 0.5 * (means[name] / safe + root)
+            means[name] = 0.5 * (means[name] + means[name].detach()) / safe
         for name, mean in means.items():
             total = total + self.terms[name].weight * mean
         return total
 
     @property
-    def _roots(self) -> list[str]:
+    def roots(self) -> list[str]:
+        """Terms that are the root of a mean, which only the whole batch knows."""
         return [name for name, term in self.terms.items() if term.kind == "rmse"]
 
     def _over_ranks(self, means: Mapping[str, Tensor]) -> Tensor:
         """Give the roots of those means that ask for it, over all ranks, without gradient."""
-        if not self._roots:
+        if not self.roots:
             return torch.zeros(0)
-        own = torch.stack([means[name].detach() for name in self._roots])
+        own = torch.stack([means[name].detach() for name in self.roots])
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(own)
-            own = own / distributed.get_world_size()
         return own.sqrt()
 
     def sit_out(self, like: Tensor) -> None:
-        """Count nothing in this step: other ranks wait for this one's counts.
+        """Have no answer in this step: other ranks wait for this one's means.
 
         Args:
             like: gives dtype and device.
         """
-        zero = like.new_zeros(())
-        denominators(dict.fromkeys(self.terms), zero)
-        self._over_ranks(dict.fromkeys(self.terms, zero))
+        self._over_ranks(dict.fromkeys(self.terms, torch.nan * like.new_zeros(())))
 
 
-def denominators(compared: Mapping[str, Comparison | None], like: Tensor) -> Tensor:
-    """Count what every term's mean runs over; 1 where nothing has the label.
-
-    On several ranks these are the counts of all, divided by the number of ranks, as DDP
-    averages the gradients afterwards: a sum over all divided by a count over all.
-
-    Args:
-        compared: what each term compares, or ``None`` where this rank's batch has no label.
-        like: gives dtype and device.
-
-    Returns:
-        Shape ``(len(compared),)``.
-    """
-    zero = torch.zeros_like(like)
-    counts = torch.stack([zero if c is None else c.count.to(like) for c in compared.values()])
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(counts)
-        counts = counts / distributed.get_world_size()
-    return torch.where(counts > 0.0, counts, 1.0)
+def _components(batch: Batch, quantity: str, term: Term, flowing: bool) -> Tensor:
+    """Count what a term's mean runs over, one for every structure or component, ``()``."""
+    label = batch.labels.get(quantity)
+    if label is None:
+        return torch.zeros((), dtype=torch.float64)
+    mask = comparable(batch, quantity)
+    if quantity == "born_charges" and flowing:
+        mask = mask & ~batch.structures.pbc.any(dim=-1)
+    weights = mask.double()
+    if QUANTITIES[quantity].per_atom and term.average == "components":
+        weights = weights * batch.structures.atom_counts()
+    return weights.sum() * label.shape[1:].numel()
 
 
 def _term(name: str, value: object, default: Term, problems: list[str]) -> Term:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from qeqtrain.errors import Diverged, EquilibrationFailed
+from qeqtrain.errors import Diverged, EquilibrationFailed, UserMistake
 from qeqtrain.models.archive import FORMAT
 from qeqtrain.training.loss import Loss
 from qeqtrain.training.metrics import ErrorSums, as_tensor, score
 from qeqtrain.training.optim import Optimization
+from qeqtrain.training.random_states import (
+    random_states,
+    restore_random_states,
+    shift_random_states,
+)
+from qeqtrain.training.ranks import Assembly, Member, add_gradients, add_up, collect
+from qeqtrain.training.share import Share
 from qeqtrain.training.solves import WorstSolve
+from qeqtrain.training.stability import Spikes, culprits
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
@@ -30,8 +37,10 @@ MONITOR = "val/score"
 class TrainingModule(pl.LightningModule):
     """A potential in training.
 
-    A step whose loss or gradient is not finite is skipped: weights, moments and averages stay
-    as they were. Several in a row mean that the run has diverged.
+    A step whose loss, charges or gradient are not finite on any rank is skipped: weights,
+    moments and averages stay as they were (:mod:`qeqtrain.training.stability` has the rest).
+    A batch that does not fit in the memory of a GPU is worked on in halves, whose gradients
+    add up to the same.
 
     Args:
         potential: what is trained.
@@ -39,8 +48,10 @@ class TrainingModule(pl.LightningModule):
         optim: how.
         done: gives the share of the run that lies behind, for the learning rate.
         passport: plain values that every checkpoint carries beside the weights.
-        max_bad_steps: non-finite steps in a row after which the run stops.
         log_every: steps between two values of the loss for a logger.
+        spike_factor: multiple of the usual gradient norm beyond which a step is skipped;
+            ``None``: none is.
+        members: hear, once a step, what all ranks know.
     """
 
     def __init__(
@@ -51,8 +62,9 @@ class TrainingModule(pl.LightningModule):
         *,
         done: Callable[[], float],
         passport: Mapping[str, Any] | None = None,
-        max_bad_steps: int = 5,
         log_every: int = 50,
+        spike_factor: float | None = None,
+        members: Sequence[Member] = (),
     ) -> None:
         super().__init__()
         self.potential = potential
@@ -62,21 +74,28 @@ class TrainingModule(pl.LightningModule):
         self.optim = optim
         self.done = done
         self.passport = dict(passport or {})
-        self.max_bad_steps = max_bad_steps
         self.log_every = log_every
+        self.assembly = Assembly(members)
         self.errors: dict[str, float] = {}
         """Validation errors of the last pass, in printed units, with ``score``."""
         self.skipped_steps = 0
+        self.skipped_ids: list[str] = []
+        """Structures, of all ranks, that steps were skipped for; each once."""
+        self.bad_in_a_row = 0
+        self.bad_ids: list[str] = []
+        """Structures, of all ranks, behind the bad steps in a row."""
+        self.unsettled = 0
+        """Finite steps to come before a state counts as good again."""
+        self.lr_share = 1.0
+        """Part of the learning rate that is left after going back to a checkpoint."""
+        self.spikes = Spikes(spike_factor)
         self.solves = WorstSolve()
-        self._bad_in_a_row = 0
-        self._bad_ids: list[str] = []
-        self._failure = ""
-        self._ids: tuple[str, ...] = ()
+        self.share = Share(potential, loss, self.solves)
+        self._refused = ""
+        self._moved = True
         self._sums: ErrorSums | None = None
-        self._last_loss = torch.zeros((), dtype=torch.float64)
-        self._loss_sum = torch.zeros((), dtype=torch.float64)
-        self._loss_steps = 0
-        self._rng: dict[str, Any] | None = None
+        self._loss_now, self._loss_sum, self._loss_steps = 0.0, 0.0, 0
+        self._rng: list[dict[str, Any]] | None = None
 
     @property
     def evaluated(self) -> Potential:
@@ -85,59 +104,35 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def healthy(self) -> bool:
-        """Whether the last step was finite."""
-        return self._bad_in_a_row == 0
+        """Whether the last step was finite, and enough were since a return to a checkpoint."""
+        return self.bad_in_a_row == 0 and self.unsettled == 0
 
     @property
     def mean_loss(self) -> float:
         """Mean training loss since the last validation; NaN before the first step."""
-        return float(self._loss_sum) / self._loss_steps if self._loss_steps else float("nan")
+        return self._loss_sum / self._loss_steps if self._loss_steps else float("nan")
 
     # Training.
+
+    def on_train_start(self) -> None:
+        """Give every rank random numbers of its own: the restored, or shifted ones."""
+        shift_random_states(self.global_rank)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Take up the random numbers where the checkpoint left them."""
         if self._rng is not None:
-            _restore_random_states(self._rng)
+            if self.global_rank < len(self._rng):
+                restore_random_states(self._rng[self.global_rank])
             self._rng = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch, float64, shape ``()``."""
-        self._ids = batch.ids
-        try:
-            prediction = self.potential(
-                batch.structures,
-                forces=self.loss.needs("forces"),
-                stress=None if self.loss.needs("stress") else False,
-                born_charges=None if self.loss.needs("born_charges") else False,
-            )
-        except EquilibrationFailed as failure:
-            # A loss that is not finite, in every weight: this step is skipped on all ranks,
-            # and they wait for the counts of this one.
-            self._failure = f" {failure}."
-            self.loss.sit_out(batch.structures.total_charge)
-            loss = torch.nan * self._every_weight()
-        else:
-            loss = self.loss(prediction, batch)
-            if self.trainer.world_size > 1:
-                # DDP waits for every weight, also for one that no term of this loss reads.
-                loss = loss + 0.0 * self._every_weight()
-        self.solves.add(getattr(self.potential.charge, "effort", None))
-        self._last_loss = loss.detach()
-        return loss
-
-    def _every_weight(self) -> Tensor:
-        """Add up all weights, float64, shape ``()``."""
-        return torch.stack([p.double().sum() for p in self.potential.parameters()]).sum()
+        """This rank's share of the loss of a batch, float64, shape ``()``."""
+        return self.share.begin(batch)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Differentiate in the weights alone: positions, whose forces are fit, need none."""
         weights = [p for p in self.potential.parameters() if p.requires_grad]
-        try:
-            loss.backward(*args, inputs=weights, **kwargs)
-        except EquilibrationFailed as failure:  # an iterative solve of the adjoint
-            self._failure = f" {failure}."
-            self._last_loss = torch.full_like(self._last_loss, torch.nan)
+        self.share.differentiate(loss, weights, **kwargs)
 
     def configure_gradient_clipping(
         self,
@@ -145,53 +140,71 @@ class TrainingModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient, or drop it if anything in it is not finite.
+        """Add up and clip the gradient; drop it if this is a bad step or a spike.
 
         Raises:
-            Diverged: too many such steps in a row.
+            UserMistake: a structure does not fit in the memory of some rank.
         """
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        add_gradients(weights)
         limit = self.optim.gradient_clip
-        norm = torch.nn.utils.clip_grad_norm_(
-            optimizer.param_groups[0]["params"], float("inf") if limit is None else limit
+        length = torch.nn.utils.clip_grad_norm_(
+            weights, float("inf") if limit is None else limit
         )
-        finite = bool(torch.isfinite(norm) & torch.isfinite(self._last_loss))
-        if self.trainer.world_size > 1:
-            finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
+        share, first = self.share, self.global_rank == 0
+        once = length.to(share.loss) * float(first)  # it is the same on all
+        refused = torch.full_like(share.loss, float(bool(share.refused)))
+        told = torch.stack([share.loss, share.bad_charges, once, refused])
+        value, bad_charges, norm, stopped = self.assembly.meet(told, first=first)
+        if stopped:
+            raise UserMistake(*dict.fromkeys(text for text in collect(share.refused) if text))
+        finite = math.isfinite(value) and math.isfinite(norm) and not bad_charges
+        self._moved = finite and not self.spikes.is_spike(norm)
         if finite:
-            self._bad_in_a_row = 0
-            self._bad_ids.clear()
-            self._failure = ""
-            return
-        # Optimisers leave parameters without a gradient alone, their moments too.
-        optimizer.zero_grad(set_to_none=True)
-        self.skipped_steps += 1
-        self._bad_in_a_row += 1
-        self._bad_ids.extend(self._ids)
-        if self._bad_in_a_row >= self.max_bad_steps:
-            shown = ", ".join(dict.fromkeys(self._bad_ids[-20:]))
-            raise Diverged(
-                f"loss or gradient was not finite in {self._bad_in_a_row} steps in a row, up "
-                f"to step {self.global_step + 1}; structures of these batches: {shown}."
-                f"{self._failure} "
-                "Look at their labels, or lower optim.lr"
-            )
+            self._loss_now = value
+            self.forget_bad_steps()
+            self.unsettled = max(self.unsettled - 1, 0)
+        else:
+            self.bad_in_a_row += 1
+        if not self._moved:
+            # Optimisers leave parameters without a gradient alone, their moments too.
+            optimizer.zero_grad(set_to_none=True)
+            self.skipped_steps += 1
+
+    def forget_bad_steps(self) -> None:
+        """Begin to count bad steps anew."""
+        self.bad_in_a_row = 0
+        self.bad_ids.clear()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Move the weights, then their running average."""
         super().optimizer_step(*args, **kwargs)
-        if self._bad_in_a_row:
+        if not self._moved:
+            self._remember_structures()
             return
-        self._loss_sum = self._loss_sum + self._last_loss.to(self._loss_sum.device)
+        self._loss_sum += self._loss_now
         self._loss_steps += 1
         if self.averaged is not None:
             self.averaged.update_parameters(self.potential)
 
+    def _remember_structures(self) -> None:
+        """Find out, on all ranks, for which structures a step was skipped."""
+        batch = self.share.batch
+        assert batch is not None
+        spike = self.bad_in_a_row == 0
+        own = list(batch.ids) if spike else culprits(self.potential, self.loss, batch)
+        found = [name for ids in collect(own) for name in ids]
+        self.skipped_ids = list(dict.fromkeys([*self.skipped_ids, *found]))
+        if not spike:
+            self.bad_ids += found
+
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Send the loss to a logger now and then: every value costs more than it seems."""
+        self.share.batch = None
         trainer = self.trainer
         if not trainer.loggers or self.global_step % self.log_every:
             return
-        values = {"train/loss": float(self._last_loss), "lr": self._lr(), "share": self.done()}
+        values = {"train/loss": self._loss_now, "lr": self._lr(), "share": self.done()}
         values |= {f"train/{name}": value for name, value in self.solves.values().items()}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=self.global_step)
@@ -204,7 +217,9 @@ class TrainingModule(pl.LightningModule):
         optimizer = self.optim.build_optimizer(
             weight for weight in self.potential.parameters() if weight.requires_grad
         )
-        schedule = self.optim.build_schedule(optimizer, self.done, MONITOR)
+        schedule = self.optim.build_schedule(
+            optimizer, self.done, MONITOR, lambda: self.lr_share
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": schedule,
@@ -215,31 +230,42 @@ class TrainingModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Begin the sums."""
         self._sums = ErrorSums(self.device)
+        self._refused = ""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count the errors of a batch in."""
-        assert self._sums is not None
-        self._sums.add(self.judge(batch), batch)
+        """Count the errors of a batch in; what goes wrong waits for the other ranks."""
+        sums = self._sums
+        assert sums is not None
+        try:
+            self.share.backoff.in_parts(batch, lambda part: sums.add(self.judge(part), part))
+        except EquilibrationFailed as failure:
+            self._refused = f"validation, frames {', '.join(batch.ids)}: {failure}"
+        except UserMistake as mistake:
+            self._refused = f"validation: {mistake}"
 
     def judge(self, batch: Batch) -> Prediction:
         """Predict with the weights that are kept, without a graph behind."""
         stress = batch.present.get("stress")
-        try:
-            with torch.enable_grad():
-                prediction: Prediction = self.evaluated(
-                    batch.structures,
-                    forces="forces" in batch.labels,
-                    stress=None if stress is not None and bool(stress.any()) else False,
-                    born_charges=None if "born_charges" in batch.labels else False,
-                )
-        except EquilibrationFailed as failure:
-            raise Diverged(f"validation, frames {', '.join(batch.ids)}: {failure}") from failure
+        with torch.enable_grad():
+            prediction: Prediction = self.evaluated(
+                batch.structures,
+                forces="forces" in batch.labels,
+                stress=None if stress is not None and bool(stress.any()) else False,
+                born_charges=None if "born_charges" in batch.labels else False,
+            )
         return prediction.detach()
 
     def on_validation_epoch_end(self) -> None:
-        """Turn the sums of all ranks into errors and a score."""
+        """Turn the sums of all ranks into errors and a score.
+
+        Raises:
+            Diverged: a rank could not predict its structures.
+        """
         assert self._sums is not None
-        self._sums.sums = self.trainer.strategy.reduce(self._sums.sums, reduce_op="sum")
+        refused = [text for text in collect(self._refused) if text]
+        if refused:
+            raise Diverged("; ".join(refused))
+        add_up(self._sums.sums)
         errors = self._sums.summary()
         self.errors = {"score": score(errors, self.loss.terms), **errors}
         self.log_dict(as_tensor({f"val/{k}": v for k, v in self.errors.items()}))
@@ -254,8 +280,7 @@ class TrainingModule(pl.LightningModule):
 
     def start_new_mean(self) -> None:
         """Forget the training losses so far, after they were written down."""
-        self._loss_sum = torch.zeros_like(self._loss_sum)
-        self._loss_steps = 0
+        self._loss_sum, self._loss_steps = 0.0, 0
 
     # Batches and checkpoints.
 
@@ -274,9 +299,14 @@ class TrainingModule(pl.LightningModule):
             "metrics": dict(self.errors),
         }
         checkpoint["training"] = {
-            "random": _random_states(),
+            "random": collect(random_states()),
             "skipped_steps": self.skipped_steps,
-            "loss_sum": self._loss_sum.cpu(),
+            "skipped_ids": list(self.skipped_ids),
+            "bad_in_a_row": self.bad_in_a_row,
+            "unsettled": self.unsettled,
+            "lr_share": self.lr_share,
+            "norms": list(self.spikes.norms),
+            "loss_sum": self._loss_sum,
             "loss_steps": self._loss_steps,
         }
 
@@ -285,34 +315,11 @@ class TrainingModule(pl.LightningModule):
         training = checkpoint["training"]
         self._rng = training["random"]
         self.skipped_steps = training["skipped_steps"]
+        self.skipped_ids = list(training["skipped_ids"])
+        self.bad_in_a_row = training["bad_in_a_row"]
+        self.unsettled = training["unsettled"]
+        self.lr_share = training["lr_share"]
+        self.spikes.norms.extend(training["norms"])
         self._loss_sum = training["loss_sum"]
         self._loss_steps = training["loss_steps"]
         self.errors = dict(checkpoint["qeqtrain"]["metrics"])
-
-
-def _random_states() -> dict[str, Any]:
-    """States of all generators, as tensors and plain values that load with weights_only."""
-    state: Any = np.random.get_state()  # noqa: NPY002 (the state that others draw from)
-    name, keys, position, has_gauss, gauss = state
-    version, internal, gauss_next = random.getstate()
-    states: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
-        "python": [version, list(internal), gauss_next],
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
-
-
-def _restore_random_states(states: dict[str, Any]) -> None:
-    """Undo :func:`_random_states`."""
-    torch.set_rng_state(states["torch"].cpu())
-    name, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state(  # noqa: NPY002 (the state that others draw from)
-        (name, keys.numpy().astype(np.uint32), position, has_gauss, gauss)
-    )
-    version, internal, gauss_next = states["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-    if "cuda" in states and torch.cuda.device_count() == len(states["cuda"]):
-        torch.cuda.set_rng_state_all([s.cpu() for s in states["cuda"]])

@@ -140,7 +140,11 @@ class Optimization:
         return built
 
     def build_schedule(
-        self, optimizer: torch.optim.Optimizer, done: Callable[[], float], score: str
+        self,
+        optimizer: torch.optim.Optimizer,
+        done: Callable[[], float],
+        score: str,
+        share: Callable[[], float] = lambda: 1.0,
     ) -> dict[str, object]:
         """Make the learning rate follow the run, in the form Lightning asks for.
 
@@ -148,6 +152,8 @@ class Optimization:
             optimizer: whose rate it is.
             done: gives the share of the run that lies behind.
             score: name of the logged quantity that a ``plateau`` looks at.
+            share: gives the part of the rate that is left after going back to a checkpoint; of
+                a ``plateau``, the rate itself is changed then.
         """
         if self.schedule == "plateau":
             falling = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -168,7 +174,7 @@ class Optimization:
 
         # A plain function: LambdaLR leaves those out of its state, so the state stays plain.
         def factor(_: int) -> float:
-            return self.lr_factor(done())
+            return self.lr_factor(done()) * share()
 
         following = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"scheduler": following, "interval": "step", "name": "lr"}

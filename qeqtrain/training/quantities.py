@@ -70,6 +70,16 @@ class Comparison:
         return rows.sum() * per_row
 
 
+def comparable(batch: Batch, quantity: str) -> Tensor:
+    """Mark the structures whose label a prediction can be compared with, bool, ``(B,)``."""
+    mask = batch.present[quantity]
+    if quantity == "stress":
+        return mask & batch.structures.pbc.all(dim=-1)
+    if quantity == "dipole":
+        return mask & ~batch.structures.pbc.any(dim=-1)
+    return mask
+
+
 def compare(prediction: Prediction, batch: Batch, quantity: str) -> Comparison | None:
     """Subtract labels from predictions where both exist.
 
@@ -85,12 +95,8 @@ def compare(prediction: Prediction, batch: Batch, quantity: str) -> Comparison |
     label = batch.labels.get(quantity)
     if predicted is None or label is None:
         return None
-    mask = batch.present[quantity]
     structures = batch.structures
-    if quantity == "stress":
-        mask = mask & structures.pbc.all(dim=-1)
-    elif quantity == "dipole":
-        mask = mask & ~structures.pbc.any(dim=-1)
+    mask = comparable(batch, quantity)
     if QUANTITIES[quantity].per_atom:
         mask = mask.index_select(0, structures.batch)
     if quantity == "born_charges":

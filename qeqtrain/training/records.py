@@ -23,6 +23,7 @@ from qeqtrain.errors import UserMistake
 from qeqtrain.models.archive import RAW, read_entry
 from qeqtrain.training.budget import Budget
 from qeqtrain.training.checkpoints import LAST, PREVIOUS
+from qeqtrain.training.launchers import job
 from qeqtrain.training.module import TrainingModule
 from qeqtrain.training.progress import learning_rate
 from qeqtrain.training.quantities import QUANTITIES
@@ -61,7 +62,7 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        if resume and not self.checkpoints.is_dir():
+        if resume and not (path / "recipe.yaml").is_file() and not self.checkpoints.is_dir():
             raise UserMistake(f"nothing to resume in {path}: it has no folder 'checkpoints'")
         if not resume and first_rank() and path.is_dir() and any(path.iterdir()):
             raise UserMistake(
@@ -91,6 +92,8 @@ class RunFolder:
         write_atomically(self.path / "recipe.yaml", text)
         write_atomically(self.path / "splits.json", json.dumps(_plain(splits), indent=0))
         session = {"argv": sys.argv, "started": now(), "host": platform.node(), **entries}
+        if job() is not None:
+            session["job"] = job()
         sessions = [*(self.entry("sessions") or []), session]
         self.note(**provenance(), state="running", sessions=sessions)
 
@@ -148,12 +151,18 @@ class RunFolder:
                 f"{fingerprint[:12]}, was {str(before)[:12]}); restore the files, or start anew"
             )
 
-    def checkpoint_to_resume(self) -> Start:
+    def checkpoint_to_resume(self) -> Start | None:
         """Find the newest checkpoint that can be read, and say so if it is not the last.
 
+        Returns:
+            ``None`` where the run was ended before it saved anything.
+
         Raises:
-            UserMistake: there is none.
+            UserMistake: there are some, and none can be read.
         """
+        if not any((self.checkpoints / name).exists() for name in (LAST, PREVIOUS)):
+            say(f"nothing had been saved in {self.path}: it begins again")
+            return None
         seen = []
         for name in (LAST, PREVIOUS):
             file = self.checkpoints / name

@@ -24,8 +24,12 @@ from qeqtrain.training.parts import build
 from qeqtrain.training.profile import StepProfile
 from qeqtrain.training.progress import Progress, duration, number
 from qeqtrain.training.quantities import QUANTITIES
+from qeqtrain.training.ranks import end_other_ranks
 from qeqtrain.training.records import MetricsFile, RunFolder, provenance
+from qeqtrain.training.resuming import OtherRanks
 from qeqtrain.training.screen import say
+from qeqtrain.training.signals import StopSignals
+from qeqtrain.training.stability import Recovery, named
 from qeqtrain.training.tracking import Wandb
 from qeqtrain.training.trainer import TrainerSettings, quiet
 
@@ -49,6 +53,7 @@ def fit(
     folder: Path,
     recipe: Mapping[str, Any],
     resume: bool = False,
+    signals: StopSignals | None = None,
     pictures: Callable[[Path, DataSets], Mapping[str, Figure]] | None = None,
 ) -> dict[str, Any]:
     """Train a potential.
@@ -65,7 +70,9 @@ def fit(
         seed: of weights and of whatever draws random numbers.
         folder: of the run.
         recipe: resolved, in plain values; kept in the folder and in every checkpoint.
-        resume: continue the run in ``folder`` from its last step.
+        resume: continue the run in ``folder`` from its last step; from the beginning if it
+            was ended before its first.
+        signals: that may ask to stop, if somebody listens to them already.
         pictures: draws what a checkpoint makes of the data, for a logger that shows it.
 
     Returns:
@@ -106,6 +113,10 @@ def fit(
     else:
         run.refuse_other_data(data.fingerprint)
         model = restore(start.header, start.weights)
+    signals = signals or StopSignals()
+    checkpoints = Checkpoints(
+        run.checkpoints, trainer.checkpoint_every, trainer.checkpoint_every_steps, signals
+    )
     module = TrainingModule(
         model,
         loss,
@@ -116,8 +127,9 @@ def fit(
             "data_fingerprint": data.fingerprint,
             "versions": provenance()["versions"],
         },
-        max_bad_steps=trainer.max_bad_steps,
         log_every=trainer.log_every,
+        spike_factor=trainer.spike_factor,
+        members=[budget, signals, checkpoints],
     )
     for note in unseen_state_notes(model, data):
         say(f"data: {note}")
@@ -134,12 +146,20 @@ def fit(
         resumed_from=None if start is None else start.file.name,
     )
     say(f"{parameters:,} parameters; run folder {folder}")
-    checkpoints = Checkpoints(
-        run.checkpoints, trainer.checkpoint_every, trainer.checkpoint_every_steps
+    recovery = Recovery(
+        [checkpoints.last, checkpoints.best, checkpoints.previous],
+        trainer.max_bad_steps,
+        trainer.max_rollbacks,
     )
     end = (lambda _: {}) if pictures is None else partial(pictures, data=data)
-    own = [budget, Progress(budget, checkpoints), MetricsFile(run.metrics, budget)]
-    with quiet(), run.ending(), _logger(tracker, run, recipe, end) as tracked:
+    own = [
+        recovery,
+        OtherRanks(),
+        budget,
+        Progress(budget, checkpoints),
+        MetricsFile(run.metrics, budget),
+    ]
+    with signals, quiet(), run.ending(), _logger(tracker, run, recipe, end) as tracked:
         profile = StepProfile(module) if trainer.profile else None
         lightning = trainer.build(
             folder,
@@ -147,6 +167,7 @@ def fit(
             tracked,
             validates=bool(data.split_ids["val"]),
             profiler=profile,
+            files=checkpoints.files,
         )
         try:
             lightning.fit(
@@ -166,6 +187,11 @@ def fit(
                     f"is in {checkpoints.last}"
                 )
             raise Diverged(f"{error}; {kept}") from error
+        except Interrupted:
+            raise  # on all ranks
+        except BaseException:
+            end_other_ranks(lightning)  # they may be waiting for this one
+            raise
         finally:
             if profile is not None:
                 profile.close()
@@ -296,6 +322,7 @@ def _conclude(
         "steps": lightning.global_step,
         "seconds": round(seconds, 2),
         "skipped_steps": module.skipped_steps,
+        "skipped_structures": module.skipped_ids,
     }
     if lightning.is_global_zero:
         run.note_end("finished", **summary)
@@ -308,4 +335,9 @@ def _conclude(
         if shown:
             say(f"best validation RMSE: {shown}")
         say(f"best checkpoint: {summary['best']}")
+        if module.skipped_steps:
+            say(
+                f"{module.skipped_steps:,} steps were skipped (not finite, or spikes), with "
+                f"these structures: {named(module.skipped_ids)}"
+            )
     return summary

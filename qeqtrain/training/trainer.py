@@ -12,12 +12,15 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.training.budget import Budget
+from qeqtrain.training.launchers import launcher
 from qeqtrain.training.memory import keep_memory
+from qeqtrain.training.ranks import Ranks, environment
 
 _TIME = re.compile(r"(?:(\d+):)?(\d+):(\d\d):(\d\d)")
 
@@ -37,10 +40,15 @@ class TrainerSettings:
         checkpoint_every: seconds between two savings of the state to resume from.
         checkpoint_every_steps: steps between them instead.
         log_every: steps between two values of the training loss sent to a logger.
-        max_bad_steps: non-finite steps in a row after which the run counts as diverged.
+        max_bad_steps: non-finite steps in a row after which the run goes back to a checkpoint.
+        max_rollbacks: times it goes back, each with half the learning rate, before it counts
+            as diverged; 0: never.
+        spike_factor: a step is skipped whose gradient norm is beyond so many times the median
+            of the last hundred steps; ``None``: none is.
         accelerator: ``auto``, ``cpu``, ``gpu``.
-        devices: how many, or ``auto``.
-        strategy: of Lightning, such as ``ddp``.
+        devices: processes on each node, one GPU each, or ``auto``; under ``torchrun`` and
+            ``srun`` as many as they started.
+        nodes: machines; more than one needs ``torchrun`` or ``srun``, which know how many.
         threads: of torch on the CPU; ``None`` leaves them to the environment.
         profile: whether the run says at its end where the time of a step went.
 
@@ -59,9 +67,11 @@ class TrainerSettings:
         checkpoint_every_steps: int | None = None,
         log_every: int = 50,
         max_bad_steps: int = 5,
+        max_rollbacks: int = 2,
+        spike_factor: float | None = None,
         accelerator: str = "auto",
         devices: int | str = 1,
-        strategy: str = "auto",
+        nodes: int = 1,
         threads: int | None = None,
         profile: bool = False,
     ) -> None:
@@ -72,6 +82,7 @@ class TrainerSettings:
             "checkpoint_every_steps": checkpoint_every_steps,
             "log_every": log_every,
             "max_bad_steps": max_bad_steps,
+            "nodes": nodes,
             "threads": threads,
         }
         for name, value in whole.items():
@@ -79,6 +90,12 @@ class TrainerSettings:
                 problems.append(f"trainer.{name} is {value}; expected 1 or more, or null")
         if not checkpoint_every > 0:
             problems.append(f"trainer.checkpoint_every is {checkpoint_every}; expected seconds")
+        if max_rollbacks < 0:
+            problems.append(f"trainer.max_rollbacks is {max_rollbacks}; expected 0 or more")
+        if spike_factor is not None and not spike_factor > 1.0:
+            problems.append(
+                f"trainer.spike_factor is {spike_factor}; expected null or a number above 1"
+            )
         if validate_every <= 0 or (
             validate_every > 1 and validate_every != int(validate_every)
         ):
@@ -95,9 +112,11 @@ class TrainerSettings:
         self.checkpoint_every_steps = checkpoint_every_steps
         self.log_every = log_every
         self.max_bad_steps = max_bad_steps
+        self.max_rollbacks = max_rollbacks
+        self.spike_factor = spike_factor
         self.accelerator = accelerator
         self.devices = devices
-        self.strategy = strategy
+        self.nodes = nodes
         self.threads = threads
         self.profile = profile
         if problems:
@@ -118,6 +137,30 @@ class TrainerSettings:
         if self.accelerator == "cpu" or not torch.cuda.is_available():
             keep_memory()
 
+    def processes(self) -> tuple[int | str, int]:
+        """Devices of each node, and nodes, as whatever started this process counts them.
+
+        Raises:
+            UserMistake: the recipe asks for others, or for several nodes without a launcher.
+        """
+        found = launcher()
+        if found is None:
+            if self.nodes > 1:
+                raise UserMistake(
+                    f"trainer.nodes={self.nodes}: this process was started on one machine; "
+                    "start one for each GPU with srun (--ntasks-per-node) or torchrun"
+                )
+            return self.devices, 1
+        started = (found.per_node, found.nodes)
+        asked = (self.devices, self.nodes)
+        for name, count, wish in zip(("devices", "nodes"), started, asked, strict=True):
+            if wish not in (1, "auto", -1, count):
+                raise UserMistake(
+                    f"trainer.{name}={wish}, but {found.name} started {count}; leave it out, "
+                    "the launcher decides"
+                )
+        return started
+
     def build(
         self,
         folder: Path,
@@ -126,6 +169,7 @@ class TrainerSettings:
         *,
         validates: bool,
         profiler: Profiler | None = None,
+        files: CheckpointIO | None = None,
     ) -> pl.Trainer:
         """Make the Lightning trainer.
 
@@ -133,14 +177,21 @@ class TrainerSettings:
         when a run is resumed, so steps end with the rest of the budget.
 
         Raises:
-            UserMistake: hardware or strategy that this machine does not have.
+            UserMistake: hardware that this machine does not have.
         """
         share = self.validate_every < 1
+        devices, nodes = self.processes()
+        found = launcher()
+        # Left to itself, Lightning takes any batch script of SLURM for one started by srun.
+        plugins = [environment(found), *([] if files is None else [files])]
+        alone = found is None and self._count(devices) == 1
         try:
             return pl.Trainer(
                 accelerator=self.accelerator,
-                devices=self.devices,
-                strategy=self.strategy,
+                devices=devices,
+                num_nodes=nodes,
+                strategy="auto" if alone else Ranks(),
+                plugins=plugins,
                 max_epochs=-1 if self.max_epochs is None else self.max_epochs,
                 check_val_every_n_epoch=1 if share else int(self.validate_every),
                 val_check_interval=self.validate_every if share else 1.0,
@@ -156,12 +207,18 @@ class TrainerSettings:
                 default_root_dir=folder,
             )
         except (MisconfigurationException, ValueError, TypeError) as error:
-            met = (
-                f"trainer.accelerator={self.accelerator}, devices={self.devices}, "
-                f"strategy={self.strategy}"
-            )
+            met = f"trainer.accelerator={self.accelerator}, devices={devices}, nodes={nodes}"
             reason = str(error).partition("\n")[0]
             raise UserMistake(f"{met}: not to be had on this machine: {reason}") from error
+
+    def _count(self, devices: int | str) -> int:
+        """Count devices; those that no number names are all GPUs, or the one processor."""
+        words = str(devices)
+        if words not in ("auto", "-1"):
+            # What is no number is for Lightning to refuse.
+            return int(words) if words.isdigit() else len(words.split(","))
+        gpus = torch.cuda.device_count() if self.accelerator != "cpu" else 0
+        return max(gpus, 1)
 
 
 @contextmanager

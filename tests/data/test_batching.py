@@ -76,6 +76,33 @@ def test_structures_meet_others_in_the_next_epoch():
     assert len(together[0] & together[1]) < 0.2 * len(together[0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        *(("structures", "atoms"), ("atoms", "atoms")),
+        *(("structures", "edges"), ("atoms", "edges"), ("edges", "edges")),
+    ],
+)
+def test_two_ranks_of_ragged_sizes_wait_little_for_each_other(kind, known):
+    random = np.random.default_rng(0)
+    sizes = np.clip(np.round(np.exp(random.normal(3.1, 0.9, 4000))), 1, 444)  # as in MPtrj
+    edges = sizes * np.clip(random.normal(45, 8, len(sizes)), 10, 90)
+    work = edges + 10.0 * sizes  # of one rank, as if a step cost so much for edges and atoms
+    costs, budget = {
+        "structures": (np.ones(len(sizes)), 8.0),
+        "atoms": (sizes, 256.0),
+        "edges": (edges, 12000.0),
+    }[kind]
+    weights = {"atoms": sizes, "edges": edges}[known]
+    plan = BatchPlan(costs, budget, ranks=2, weights=weights)
+    batches = plan.epoch(0)
+    loads = np.array([[work[plan.share(b, rank)].sum() for rank in (0, 1)] for b in batches])
+    efficiency = loads.sum() / (2.0 * loads.max(axis=1).sum())
+    fixed = work[random.permutation(len(work))].reshape(-1, 2, 8).sum(-1)
+    assert efficiency > {"atoms": 0.95, "edges": 0.97}[known]
+    assert fixed.sum() / (2.0 * fixed.max(axis=1).sum()) < 0.85
+
+
 def test_two_ranks_share_the_batches_of_one_rank_with_twice_the_budget():
     costs = uneven()
     one, two = BatchPlan(costs, 1024), BatchPlan(costs, 512, ranks=2)

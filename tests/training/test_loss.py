@@ -13,7 +13,7 @@ from torch import distributed
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.structures import Prediction
-from qeqtrain.training.loss import Loss, denominators
+from qeqtrain.training.loss import Loss
 from qeqtrain.training.quantities import compare
 
 
@@ -159,29 +159,32 @@ def test_a_loss_without_weights_is_a_mistake() -> None:
         Loss(energy=0.0, forces=0.0)
 
 
-def test_shares_of_two_ranks_average_to_the_loss_of_one(
+def test_shares_of_two_ranks_add_up_to_the_loss_of_one(
     toy_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss = Loss(energy=2.0, forces=3.0, charges=5.0)
     one, two = toy_batch(3), toy_batch(1)
     two.present["charges"][:] = False  # a rank whose batch lacks a label counts as zero there
     said = predict(one), predict(two)
-    terms = [
-        {name: compare(p, b, name) for name in loss.terms}
-        for p, b in zip(said, (one, two), strict=True)
-    ]
-    counts = [denominators(t, torch.zeros((), dtype=torch.float64)) for t in terms]
-    counts[1][-1] = 0.0  # as it is before ones replace zeros
-    whole = counts[0] + counts[1]
+    # 4 energies; 4 + 5 + 6 and 4 atoms with three forces each, of which 15 have charges
+    whole = torch.tensor([4.0, 57.0, 15.0], dtype=torch.float64)
     expected = sum(
-        term.weight * sum(t[name].difference.square().sum() for t in terms if t[name]) / n
+        term.weight * compared.difference.square().sum() / n
         for (name, term), n in zip(loss.terms.items(), whole, strict=True)
+        for p, b in zip(said, (one, two), strict=True)
+        if (compared := compare(p, b, name)) is not None
     )
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "all_reduce", lambda counted: counted.copy_(whole))
+    counted: list[torch.Tensor] = []
+
+    def all_reduce(counts: torch.Tensor) -> None:
+        counted.append(counts.clone())
+        counts.copy_(whole)
+
+    monkeypatch.setattr(distributed, "all_reduce", all_reduce)
     shares = [loss(p, b) for p, b in zip(said, (one, two), strict=True)]
-    torch.testing.assert_close(torch.stack(shares).mean(), expected)
+    torch.testing.assert_close(sum(counted), whole)
+    torch.testing.assert_close(torch.stack(shares).sum(), expected)
 
 
 def test_a_root_is_that_of_the_mean_over_the_batch(toy_batch: Callable[..., Any]) -> None:
@@ -238,13 +241,12 @@ def test_roots_of_two_ranks_are_those_of_one(
     count, mean = differences.numel(), differences.detach().square().mean()
 
     def all_reduce(values: torch.Tensor) -> None:
-        # First the counts are added up, then the means: two ranks' are twice the whole one.
-        values.fill_(float(count) if values.max() > 10.0 else 2.0 * float(mean))
+        # First the counts are added up, then the shares in the mean.
+        values.fill_(float(count) if values.max() > 10.0 else float(mean))
 
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(distributed, "all_reduce", all_reduce)
     shares = torch.stack([loss(p, b) for p, b in zip(said, batches, strict=True)])
-    torch.testing.assert_close(shares.mean(), whole)
-    found = torch.autograd.grad(shares.mean(), [p.forces for p in said])
+    torch.testing.assert_close(shares.sum(), whole)
+    found = torch.autograd.grad(shares.sum(), [p.forces for p in said])
     torch.testing.assert_close(found, expected)
