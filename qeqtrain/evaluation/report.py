@@ -71,8 +71,13 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
         The HTML file, which stands alone.
     """
     target = write_document(document_of(evaluation), folder)
-    write_text(folder / "report.json", json.dumps(as_json(evaluation), indent=2) + "\n")
+    write_json_report(as_json(evaluation), folder)
     return target
+
+
+def write_json_report(numbers: dict[str, Any], folder: Path) -> None:
+    """Write report.json."""
+    write_text(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
 
 
 def document_of(evaluation: Evaluation) -> Document:
