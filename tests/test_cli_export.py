@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,39 @@ def test_mistakes_are_answered_before_anything_is_written(
     assert message in capsys.readouterr().err
     assert [p.name for p in checkpoint.parent.iterdir()] == ["a.ckpt"]
     assert checkpoint.read_bytes() == before
+
+
+WITHOUT = """
+import sys
+BANNED = {"hydra", "omegaconf", "pytorch_lightning", "wandb"}
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in BANNED:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+from qeqtrain.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "export"])
+def test_verbs_take_it_where_hydra_and_lightning_are_absent(
+    checkpoint: Path, tmp_path, verb: str
+) -> None:
+    assert main(["export", str(checkpoint), str(tmp_path / "a.safetensors")]) == 0
+    from tests.test_readme import write_waters
+
+    write_waters(tmp_path / "in.extxyz", 0)
+    words = {
+        "predict": ["in.extxyz", "out.extxyz"],
+        "evaluate": ["in.extxyz", "--out", "report"],
+        "export": ["again.safetensors"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, verb, "a.safetensors", *words[verb]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -19,7 +19,6 @@ from qeqtrain.cli.models import (
 )
 from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake, nearest
-from qeqtrain.recipe.node import override_data
 
 if TYPE_CHECKING:
     from qeqtrain.evaluation.evaluate import Evaluation
@@ -210,6 +209,11 @@ def conventions_for(
         *("valences", "hdf5"),
     )
     own = {key: trained_with[key] for key in known if key in trained_with}
+    if not overrides:
+        return own
+    # Here: a model is evaluated without Hydra as well, where nothing is overridden.
+    from qeqtrain.recipe.node import override_data
+
     return override_data(own, overrides)
 
 
@@ -239,6 +243,7 @@ def _own_split(
     from qeqtrain.models.archive import best_checkpoint, read_entry
     from qeqtrain.recipe.building import make
     from qeqtrain.recipe.files import file_mistakes
+    from qeqtrain.recipe.node import override_data
 
     if not Path(model).exists():
         raise UserMistake(f"evaluate {model}: expected files to evaluate it on")
