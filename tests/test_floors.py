@@ -16,7 +16,7 @@ FLOORS = (
     ("neighbors", "physics", "fragments"),
     ("nn",),
     ("models", "data"),
-    ("training", "calculator"),
+    ("training", "calculator", "interfaces"),
     ("evaluation", "testing"),
     ("recipe",),
     ("sweeps",),

@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": ("evaluate", "errors per quantity, parity plots and a report"),
     "benchmark": ("benchmark", "physical benchmarks, beside published models"),
     "predict": ("predict", "label structures with a model"),
+    "export": ("export", "write a model as one self-contained file"),
     "check": ("check", "say everything that can be wrong with a recipe, before training"),
     "data": ("data", "convert, look at, or generate labelled data"),
     "list": ("recipes", "recipes, parts, foundation models, families of data, benchmarks"),

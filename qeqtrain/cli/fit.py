@@ -123,5 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
         forget(folder, before)
         raise
     if rank() == 0:
+        from qeqtrain.evaluation.run_report import report_on
+
+        report_on(folder, built["data"])
         sys.stdout.write(f"evaluate it: qeqtrain evaluate {folder}\n")
     return 0

@@ -6,11 +6,12 @@ Beside it stands what is allowed of it, the same option for every command.
 from __future__ import annotations
 
 import ast
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from qeqtrain.cli.arguments import Parser
-from qeqtrain.errors import nearest
+from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.recipe.signatures import UnresolvedError, definition
 
 POLICIES = ("error", "allow")
@@ -56,9 +57,54 @@ def model_mistakes(model: str) -> list[str]:
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = nearest(model, names) or nearest(path.name, siblings)
     return [
-        f"model '{model}': no such checkpoint or run folder, and no foundation model of that "
-        f"name ({', '.join(names)}){close}"
+        f"model '{model}': no such checkpoint, exported file or run folder, and no foundation "
+        f"model of that name ({', '.join(names)}){close}"
     ]
+
+
+def is_model(word: str) -> bool:
+    """Whether a word names a model rather than data; told without importing torch.
+
+    A folder with checkpoints, a file that ``torch.save`` or ``qeqtrain export`` wrote, or,
+    where no such path exists, a foundation model's name.
+    """
+    path = Path(word)
+    if path.is_dir():
+        return (path / "checkpoints").is_dir()
+    if not path.is_file():
+        return not path.exists() and (word in foundation_names() or path.suffix == ".ckpt")
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[:2] == b"PK" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as content:
+            return any(name.endswith("/data.pkl") for name in content.namelist())
+    length = int.from_bytes(head[:8], "little")  # of the header of an exported file
+    return path.suffix == ".ckpt" or (head[8:] == b"{" and 0 < length < path.stat().st_size)
+
+
+def take_models(first: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate the models from the data that follow them.
+
+    Args:
+        first: the first word, a model in any case.
+        words: plain ones after it.
+
+    Returns:
+        Models, and data.
+
+    Raises:
+        UserMistake: a model after data, or the same model twice.
+    """
+    models, rest = [first], list(words)
+    while rest and is_model(rest[0]):
+        models.append(rest.pop(0))
+    late = [word for word in rest if is_model(word)]
+    twice = sorted({m for m in models if models.count(m) > 1})
+    problems = [f"{word}: is a model, and models come before the data" for word in late]
+    problems += [f"{word}: the same model twice" for word in twice]
+    if problems:
+        raise UserMistake(*problems)
+    return models, rest
 
 
 def path_mistakes(paths: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from qeqtrain.data.elements import SYMBOLS
 from qeqtrain.evaluation.evaluate import Evaluation
+from qeqtrain.evaluation.tables import number
 from qeqtrain.training.quantities import QUANTITIES
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _write_errors(axes: Any, evaluation: Evaluation, quantity: str) -> None:
     errors = evaluation.compared[quantity].errors()
     assert errors is not None
     unit = QUANTITIES[quantity].unit
-    shown = f"MAE {errors.mae:.3g} {unit}\nRMSE {errors.rmse:.3g} {unit}"
+    shown = f"MAE {number(errors.mae)} {unit}\nRMSE {number(errors.rmse)} {unit}"
     axes.text(
         0.03,
         0.97,

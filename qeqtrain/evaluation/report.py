@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from qeqtrain.evaluation.document import Document, write_document, write_text
 from qeqtrain.evaluation.evaluate import Evaluation
 from qeqtrain.evaluation.plots import AXES, parity_plots
 from qeqtrain.evaluation.tables import all_tables, facts
 from qeqtrain.training.quantities import QUANTITIES
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; }
-body { margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #8884; }
-td { overflow-wrap: anywhere; }
-th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.plots { display: grid; gap: 1rem; }
-.plots { grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); }
-.plots img { width: 100%; background: white; }
-"""
 
 
 def table(evaluation: Evaluation) -> str:
@@ -91,58 +70,30 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
     Returns:
         The HTML file, which stands alone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    plots = {name: _as_png(figure) for name, figure in parity_plots(evaluation).items()}
-    (folder / "plots").mkdir(exist_ok=True)
-    for name, png in plots.items():
-        (folder / "plots" / f"{name}.png").write_bytes(png)
-    _write(folder / "report.json", json.dumps(as_json(evaluation), indent=2) + "\n")
-    _write(folder / "report.md", markdown(evaluation, list(plots)))
-    target = folder / "report.html"
-    _write(target, as_html(evaluation, plots))
+    target = write_document(document_of(evaluation), folder)
+    write_json_report(as_json(evaluation), folder)
     return target
 
 
-def markdown(evaluation: Evaluation, plots: list[str]) -> str:
-    """Write the report as Markdown; plots lie in the folder ``plots`` beside it."""
-    lines = ["# Evaluation", "", *(f"- {fact}" for fact in facts(evaluation)), ""]
-    tables = [t.as_markdown() for t in all_tables(evaluation)]
-    pictures = [f"![{AXES[name][0]}](plots/{name}.png)" for name in plots]
-    return "\n".join([*lines, tables[0], "", *pictures, "", "\n\n".join(tables[1:]), ""])
+def write_json_report(numbers: dict[str, Any], folder: Path) -> None:
+    """Write report.json."""
+    write_text(folder / "report.json", json.dumps(numbers, indent=2) + "\n")
 
 
-def as_html(evaluation: Evaluation, plots: dict[str, bytes]) -> str:
-    """Write the report as one HTML page with its plots inside."""
-    said = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts(evaluation))
-    pictures = "".join(
-        f'<img alt="parity plot: {AXES[name][0]}" '
-        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        for name, png in plots.items()
-    )
-    tables = [t.as_html() for t in all_tables(evaluation)]
-    when = time.strftime("%Y-%m-%d %H:%M")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>qeqtrain evaluation</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>Evaluation</h1>\n<p>{when}</p><ul>{said}</ul>\n{tables[0]}\n"
-        f'<h2>Parity</h2>\n<div class="plots">{pictures}</div>\n'
-        + "\n".join(tables[1:])
-        + "\n</body></html>\n"
-    )
-
-
-def _as_png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def document_of(evaluation: Evaluation) -> Document:
+    """Put the report together."""
+    document = Document("Evaluation")
+    document.say(facts(evaluation))
+    first, *others = all_tables(evaluation)
+    document.add(first)
+    plots = {
+        name: (f"parity plot: {AXES[name][0]}", figure)
+        for name, figure in parity_plots(evaluation).items()
+    }
+    document.draw("Parity", **plots)
+    document.add(*others)
+    return document
 
 
 def _nested(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     return {k: {n: e.as_dict() for n, e in inner.items()} for k, inner in groups.items()}
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

@@ -1,8 +1,9 @@
-"""Where potentials are kept: checkpoints and run folders; foundation models by name.
+"""Where potentials are kept: checkpoints, run folders, exported files; foundation models.
 
 A checkpoint is a file of plain values and tensors, read with ``weights_only=True``: nothing in
 it is ever executed. Its entry ``qeqtrain`` carries a format number; one function per step
-upgrades older formats. Reading one needs torch alone, not the programmes that trained it.
+upgrades older formats. Reading one needs torch alone, not the programmes that trained it. An
+exported file (``models/exported.py``) has the same entry and one set of weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.models.exported import is_exported, read_exported, write_exported
 from qeqtrain.models.foundation import FOUNDATION_MODELS, first_line
 from qeqtrain.models.potential import DTYPES, Potential, build_potential
 
@@ -55,8 +57,8 @@ def load(
     """Load a potential, ready to predict.
 
     Args:
-        model: a checkpoint, a run folder (its best checkpoint), or a foundation model's name.
-            Averaged weights are taken where training kept an average.
+        model: a checkpoint, an exported file, a run folder (its best checkpoint), or a
+            foundation model's name. Averaged weights are taken where training kept an average.
         device: ``cpu`` unless given.
         dtype: precision of the network; as trained unless given.
 
@@ -81,6 +83,53 @@ def load(
     return potential.to(device or "cpu").eval()
 
 
+def export(
+    model: str | Path, out: Path, *, dtype: Literal["float32", "float64"] | None = None
+) -> dict[str, Any]:
+    """Write a model as one self-contained file, which :func:`load` reads.
+
+    It holds the weights once (averaged, where training kept an average), the resolved recipe,
+    conventions, references, elements, metrics, and source and licence of a foundation model;
+    neither the state of the optimiser nor anything that is executed.
+
+    Args:
+        model: as for :func:`load`.
+        out: the file, replaced if it exists.
+        dtype: precision of the weights in it; as trained unless given.
+
+    Returns:
+        What the file says beside the weights.
+
+    Raises:
+        UserMistake: there is no such model.
+    """
+    potential = load(model, dtype=dtype)
+    header = potential.header()
+    header["spec"] = {**header["spec"], "dtype": str(potential.dtype).removeprefix("torch.")}
+    entry = {**passport(model), "format": FORMAT, "potential": header}
+    write_exported(out, entry, potential.state_dict())
+    return entry
+
+
+def passport(model: str | Path) -> dict[str, Any]:
+    """Say where a model comes from, in plain values.
+
+    Returns:
+        Of a checkpoint or exported file: ``recipe``, ``data_fingerprint``, ``versions``,
+        ``metrics``. Of a foundation model, and of what was exported from it, ``foundation``:
+        ``name``, ``summary``, ``source``, ``license``, ``page``.
+
+    Raises:
+        UserMistake: there is no such model.
+    """
+    if Path(model).exists():
+        entry, _ = read_entry(best_checkpoint(Path(model)))
+        return {k: v for k, v in entry.items() if k not in ("format", "potential")}
+    known = FOUNDATION_MODELS[str(model)]
+    names = ("name", "summary", "source", "license", "page")
+    return {"foundation": {name: getattr(known, name) for name in names}}
+
+
 def best_checkpoint(path: Path) -> Path:
     """Find the checkpoint that stands for ``path``: itself, or the best of a run folder."""
     if path.is_file():
@@ -92,14 +141,20 @@ def best_checkpoint(path: Path) -> Path:
 
 
 def read_entry(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what a checkpoint says of its potential, upgraded to today's format.
+    """Read what a checkpoint or exported file says of its potential, in today's format.
 
     Returns:
-        The entry ``qeqtrain`` and the whole ``state_dict``.
+        The entry ``qeqtrain`` and the whole ``state_dict``; weights of an exported file are
+        named as those of a checkpoint.
 
     Raises:
-        UserMistake: not a checkpoint of ours, damaged, or written by a newer version.
+        UserMistake: not a file of ours, damaged, or written by a newer version.
     """
+    if is_exported(path):
+        entry, weights = read_exported(path)
+        return _upgraded(entry, path), {RAW + name: value for name, value in weights.items()}
+    if not zipfile.is_zipfile(path):  # torch would try other readers, by the file's name
+        raise UserMistake(f"{path}: damaged or not a checkpoint or exported file of qeqtrain")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -114,7 +169,11 @@ def read_entry(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     if not isinstance(content, dict) or "qeqtrain" not in content:
         raise UserMistake(f"{path}: holds no potential of qeqtrain")
-    entry = content["qeqtrain"]
+    return _upgraded(content["qeqtrain"], path), content["state_dict"]
+
+
+def _upgraded(entry: Any, path: Path) -> dict[str, Any]:
+    """Bring an entry to today's format."""
     if not isinstance(entry, dict) or not {"format", "potential"} <= set(entry):
         raise UserMistake(f"{path}: its entry 'qeqtrain' is not one that qeqtrain writes")
     while entry["format"] in UPGRADES:
@@ -124,7 +183,7 @@ def read_entry(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path}: written in format {entry['format']}, this version reads up to {FORMAT}; "
             "update qeqtrain"
         )
-    return entry, content["state_dict"]
+    return entry
 
 
 def _read_checkpoint(path: Path) -> Potential:

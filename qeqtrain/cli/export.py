@@ -1,0 +1,77 @@
+"""``qeqtrain export``: a model as one self-contained file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from qeqtrain.cli.arguments import Parser
+from qeqtrain.cli.models import model_mistakes
+from qeqtrain.cli.outputs import refuse_unwritable
+from qeqtrain.errors import UserMistake, nearest
+
+DTYPES = ("float32", "float64")
+EPILOG = """\
+examples:
+  qeqtrain export runs/quickstart/latest nacl.safetensors
+  qeqtrain export qet-matq matq64.safetensors --dtype float64
+
+The file holds weights, recipe, conventions, elements and metrics as plain data, with a
+checksum: nothing in it is executed, and a damaged or changed one is refused. Every command
+takes it as MODEL; so do qeqtrain.load and qeqtrain.QeqCalculator, which need neither Hydra nor
+Lightning.
+"""
+
+
+def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
+    """Describe the arguments."""
+    del verb
+    parser.description = "Write a model as one self-contained file, for use elsewhere."
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="run folder, checkpoint or published model",
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="file to write")
+    parser.add_argument(
+        "--dtype",
+        metavar="D",
+        help="float32 or float64, of the weights; as trained unless given",
+    )
+    return run
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export."""
+    out: Path = arguments.out
+    problems = model_mistakes(arguments.model)
+    if arguments.dtype not in (None, *DTYPES):
+        near = nearest(arguments.dtype, DTYPES)
+        problems.append(f"--dtype {arguments.dtype}: expected {' or '.join(DTYPES)}{near}")
+    if out.is_file() and Path(arguments.model).is_file() and out.samefile(arguments.model):
+        problems.append(f"{out}: is the file that is read; choose another name")
+    if problems:
+        raise UserMistake(*problems)
+    refuse_unwritable(out)
+
+    from qeqtrain.data.elements import SYMBOLS
+    from qeqtrain.models.archive import best_checkpoint, export
+
+    entry = export(arguments.model, out, dtype=arguments.dtype)
+    header = entry["potential"]
+    symbols = [SYMBOLS[z] for z in header["elements"]]
+    shown = " ".join(symbols) if len(symbols) <= 20 else f"{len(symbols)} of them"
+    size = f"{out.stat().st_size / 1e6:.2f} MB"
+    path = Path(arguments.model)
+    if path.exists():
+        file = best_checkpoint(path)
+        size += f" ({file}: {file.stat().st_size / 1e6:.2f} MB)"
+    lines = [f"{out}: {size}, {header['spec']['dtype']}", f"elements: {shown}"]
+    if foundation := entry.get("foundation"):
+        lines.append(f"source: {foundation['source']}")
+        lines.append(f"licence: {foundation['license']}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
