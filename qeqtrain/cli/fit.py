@@ -6,12 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from qeqtrain.cli.arguments import Parser, split_overrides, take
 from qeqtrain.cli.folder import choose_folder, claim, forget, run_to_go_on_with, set_latest
 from qeqtrain.cli.sweep import add_options, refuse_options
 from qeqtrain.errors import Diverged, Interrupted, UserMistake
-from qeqtrain.recipe import load_recipe
+from qeqtrain.recipe import Recipe, load_recipe
 from qeqtrain.sweeps.words import from_agent
 from qeqtrain.training.launchers import job, rank, relaunched, restarted
 
@@ -91,10 +92,26 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = recipe or load_recipe(plain[0], overrides).with_absolute_paths()
         folder = choose_folder(recipe)
 
+    if recipe.settings["finetune"] and resumed is None:
+        raise UserMistake(
+            f"{recipe.name} begins with a trained model; run: qeqtrain finetune {plain[0]} "
+            "(or say finetune=none)"
+        )
+    return train(recipe, folder, resume=resumed is not None)
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool) -> int:
+    """Train a recipe whose run has its place.
+
+    Args:
+        recipe: checked.
+        folder: of the run.
+        resume: whether a run lies there already.
+    """
     from qeqtrain.recipe.building import build
 
     built = build(recipe)
-    if resumed is None:
+    if not resume:
         claim(folder)
     before = set_latest(folder)
     from qeqtrain.evaluation.pictures import pictures_of
@@ -107,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
                 **built,
                 folder=folder,
                 recipe=recipe.settings,
-                resume=resumed is not None,
+                resume=resume,
                 signals=signals,
                 pictures=pictures_of,
             )
