@@ -48,7 +48,9 @@ def test_the_recipe_of_a_run_shows_the_parts_of_the_source(
     assert kept["finetune"]["model"] == str(tmp_path / "source.ckpt")
     # ... so that both verbs can go on with it.
     assert main(["fit", f"resume={tmp_path / 'run'}", "trainer.max_epochs=2"]) == 0
-    assert main(["finetune", f"resume={tmp_path / 'run'}", "trainer.max_epochs=3"]) == 0
+    longer = [word for word in words if not word.startswith(("run_folder", "trainer"))]
+    longer += ["data.split={val: 4}", "trainer.max_epochs=3"]
+    assert main([*longer, f"resume={tmp_path / 'run'}"]) == 0
 
 
 def test_fit_sends_such_a_recipe_to_finetune(

@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 
 from qeqtrain.cli.arguments import Parser, split_overrides, take
-from qeqtrain.cli.fit import train
-from qeqtrain.cli.folder import choose_folder
+from qeqtrain.cli.fit import begin_or_go_on, refuse_words
 from qeqtrain.errors import UserMistake
-from qeqtrain.recipe import Recipe, load_recipe
+from qeqtrain.recipe import Recipe
 
 EPILOG = """\
 examples:
@@ -60,21 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Train."""
     plain, overrides = split_overrides(arguments.words)
     resumed, overrides = take(overrides, "resume")
-    if len(plain) > 1:
-        raise UserMistake(f"expected one recipe, met {', '.join(plain)}; changes are key=value")
-    if not plain and resumed is None:
-        raise UserMistake("expected a recipe, or resume=RUN; `qeqtrain list` names the recipes")
-    if resumed is not None:
-        from qeqtrain.cli.resuming import recipe_of_run
-
-        recipe, folder = recipe_of_run(resumed, plain[0] if plain else None, overrides)
-    else:
-        recipe = load_recipe(plain[0], overrides).with_absolute_paths()
-        refuse_without_source(recipe)
-        recipe = with_source(recipe, overrides)
-        folder = choose_folder(recipe)
-    refuse_without_source(recipe)
-    return train(recipe, folder, resume=resumed is not None)
+    refuse_words(plain, resumed)
+    return begin_or_go_on(plain, overrides, resumed, with_source)
 
 
 def refuse_without_source(recipe: Recipe) -> None:
@@ -98,8 +84,9 @@ def with_source(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         overrides: on the command line.
 
     Raises:
-        UserMistake: no such model, or changes of what it fixes.
+        UserMistake: no node ``finetune``, no such model, or changes of what it fixes.
     """
+    refuse_without_source(recipe)
     settings = dict(recipe.settings)
     node = dict(settings["finetune"])
     said = {*_said_by(overrides), *_said_in(recipe.path)}
@@ -120,15 +107,14 @@ def with_source(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     found["atomic_dipoles"] = bool(spec.get("atomic_dipoles"))
     if not isinstance(potential.scale, dict):
         found["scale"] = potential.scale
-    if not _any(said, "potential.unseen_charge_states"):
+    if "potential.unseen_charge_states" not in said:
         found["unseen_charge_states"] = potential.unseen_charge_states
     settings["potential"] = found
-    if "total_charge" in before and not _any(said, "data.total_charge"):
+    if "total_charge" in before and "data.total_charge" not in said:
         settings["data"] = {**settings["data"], "total_charge": before["total_charge"]}
     if Path(node["model"]).exists():
         node["model"] = str(Path(node["model"]).absolute())
-    for key in ("replay",):
-        node[key] = _absolute(node.get(key))
+    node["replay"] = _absolute(node.get("replay"))
     settings["finetune"] = node
     return replace(recipe, settings=settings)
 
@@ -186,7 +172,3 @@ def _keys(node: Mapping[str, Any], prefix: str = "") -> set[str]:
         elif full != "defaults":
             found.add(full)
     return found
-
-
-def _any(said: set[str], key: str) -> bool:
-    return key in said
