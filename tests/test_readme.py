@@ -113,10 +113,11 @@ def test_the_readme_runs_as_it_stands(tmp_path, qeqtrain) -> None:
         assert program == "qeqtrain"
         done = qeqtrain(*words)
         assert done.returncode == 0, f"{words}: {done.stderr}"
-    code = blocks("python")[0]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    for code in blocks("python"):
+        if "polarizability" in code:  # a test of its own
+            continue
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
     assert (tmp_path / "labelled.extxyz").stat().st_size > 0
     assert (tmp_path / "errors.json").stat().st_size > 0

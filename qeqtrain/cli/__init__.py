@@ -23,6 +23,7 @@ from qeqtrain.errors import (
 
 VERBS = {
     "fit": ("fit", "train a recipe"),
+    "finetune": ("finetune", "the same from a foundation model or a checkpoint"),
     "sweep": ("sweep", "train a recipe many times with different values"),
     "evaluate": ("evaluate", "errors per quantity, parity plots and a report"),
     "benchmark": ("benchmark", "physical benchmarks, beside published models"),

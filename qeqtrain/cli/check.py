@@ -48,6 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserMistake(f"expected one recipe, met {', '.join(plain) or 'none'}")
     refuse_unwritable(arguments.json)
     recipe = load_recipe(plain[0], overrides)
+    if recipe.settings["finetune"]:
+        from qeqtrain.cli.finetune import with_source
+
+        recipe = with_source(recipe, overrides)
     sys.stdout.write(f"recipe           {recipe.name}: keys, types and files are right\n")
     sys.stdout.flush()
     told: dict[str, list[str]] = {}
@@ -68,6 +72,7 @@ def _facts(recipe: Recipe, numbers: dict[str, Any]) -> Iterator[tuple[str, str]]
     from qeqtrain.data.sanity import sanity_warnings
     from qeqtrain.recipe.building import build
     from qeqtrain.training.assembly import potential_for, sketch_potential, unseen_state_notes
+    from qeqtrain.training.finetuning.tuning import Tuning
     from qeqtrain.training.loss import TERMS
     from qeqtrain.training.probe import probe
 
@@ -81,8 +86,11 @@ def _facts(recipe: Recipe, numbers: dict[str, Any]) -> Iterator[tuple[str, str]]
     built["trainer"].budget()
     built["optim"].build_optimizer(sketch.parameters())
     data.prepare(sketch.cutoffs, {name: loss.needs(name) for name in TERMS})
-    potential = potential_for(nodes, data)
-    built["optim"].freeze_weights(potential)
+    if (finetune := built.get("finetune")) is None:
+        potential = potential_for(nodes, data)
+        built["optim"].freeze_weights(potential)
+    else:
+        potential = Tuning(finetune, nodes, data, built["optim"]).start()
     strange = unseen_state_notes(potential, data)
     data.use_cutoffs(potential.cutoffs)
     data.refuse_fields(potential.field)

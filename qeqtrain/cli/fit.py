@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from qeqtrain.cli.arguments import Parser, split_overrides, take
 from qeqtrain.cli.folder import choose_folder, claim, forget, run_to_go_on_with, set_latest
 from qeqtrain.cli.sweep import add_options, refuse_options
 from qeqtrain.errors import Diverged, Interrupted, UserMistake
-from qeqtrain.recipe import load_recipe
+from qeqtrain.recipe import Recipe, load_recipe
 from qeqtrain.sweeps.words import from_agent
 from qeqtrain.training.launchers import job, rank, relaunched, restarted
 
@@ -61,10 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if "WANDB_SWEEP_ID" in os.environ:
         overrides = from_agent(overrides)
     resumed, overrides = take(overrides, "resume")
-    if len(plain) > 1:
-        raise UserMistake(f"expected one recipe, met {', '.join(plain)}; changes are key=value")
-    if not plain and (resumed is None or resumed == AUTO):
-        raise UserMistake("expected a recipe, or resume=RUN; `qeqtrain list` names the recipes")
+    refuse_words(plain, resumed)
     if arguments.multirun:
         from qeqtrain.cli import multirun
 
@@ -72,6 +70,46 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserMistake("-m and resume=RUN do not go together")
         return multirun.run(plain[0], overrides, arguments)
     refuse_options(arguments, "fit without -m", ("jobs", "folder"))
+    return begin_or_go_on(plain, overrides, resumed, _of_fit)
+
+
+def refuse_words(plain: Sequence[str], resumed: str | None) -> None:
+    """Make sure that one recipe is named, or a run.
+
+    Raises:
+        UserMistake: it is not so.
+    """
+    if len(plain) > 1:
+        raise UserMistake(f"expected one recipe, met {', '.join(plain)}; changes are key=value")
+    if not plain and (resumed is None or resumed == AUTO):
+        raise UserMistake("expected a recipe, or resume=RUN; `qeqtrain list` names the recipes")
+
+
+def _of_fit(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Make sure that a recipe begins with random weights."""
+    del overrides
+    if recipe.settings["finetune"]:
+        raise UserMistake(
+            f"{recipe.name} begins with a trained model; run: qeqtrain finetune {recipe.name} "
+            "(or say finetune=none)"
+        )
+    return recipe
+
+
+def begin_or_go_on(
+    plain: Sequence[str],
+    overrides: Sequence[str],
+    resumed: str | None,
+    ready: Callable[[Recipe, Sequence[str]], Recipe],
+) -> int:
+    """Train a recipe in a new run, or go on with one.
+
+    Args:
+        plain: the recipe, or nothing.
+        overrides: changes on the command line.
+        resumed: a run, ``auto``, or nothing.
+        ready: what the verb makes of the recipe of a new run.
+    """
     again = resumed == AUTO or (resumed is None and restarted())
     recipe = None
     if again:
@@ -89,12 +127,23 @@ def run(arguments: argparse.Namespace) -> int:
         recipe, folder = recipe_of_run(resumed, named, overrides, again=again)
     else:
         recipe = recipe or load_recipe(plain[0], overrides).with_absolute_paths()
+        recipe = ready(recipe, overrides)
         folder = choose_folder(recipe)
+    return train(recipe, folder, resume=resumed is not None)
 
+
+def train(recipe: Recipe, folder: Path, *, resume: bool) -> int:
+    """Train a recipe whose run has its place.
+
+    Args:
+        recipe: checked.
+        folder: of the run.
+        resume: whether a run lies there already.
+    """
     from qeqtrain.recipe.building import build
 
     built = build(recipe)
-    if resumed is None:
+    if not resume:
         claim(folder)
     before = set_latest(folder)
     from qeqtrain.evaluation.pictures import pictures_of
@@ -107,7 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
                 **built,
                 folder=folder,
                 recipe=recipe.settings,
-                resume=resumed is not None,
+                resume=resume,
                 signals=signals,
                 pictures=pictures_of,
             )

@@ -134,5 +134,7 @@ def run_copy(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UserMistake(f"copy to {target}: cannot be written: {error.strerror}") from error
     verb = "sweep" if is_sweep else "fit"
+    if arguments.recipe.startswith("finetune/"):
+        verb = "finetune"
     sys.stdout.write(f"{target} written; edit it, then: qeqtrain {verb} {target}\n")
     return 0

@@ -48,6 +48,10 @@ def recipe_of_run(
     else:
         before = [] if again else _original_overrides(folder, named)
         asked = load_recipe(named, [*before, *overrides])
+        if asked.settings["finetune"]:
+            from qeqtrain.cli.finetune import with_source
+
+            asked = with_source(asked, [*before, *overrides])
     asked = asked.with_absolute_paths()
     problems = [
         f"resume={run}: {key} is {_shown(new)}, the run has {_shown(old)}; length, logger and "

@@ -199,6 +199,18 @@ class DataSets:
             if name in asked or (name in carried and name not in {"born_charges", "magmoms"})
         )
 
+    def train_on(self, source: Source, frames: np.ndarray) -> None:
+        """Train on other frames from now on; statistics and fingerprint stay as they are.
+
+        Args:
+            source: may hold the frames so far and others.
+            frames: indices of those that count.
+        """
+        for name in ("statistics", "fingerprint"):
+            getattr(self, name)
+        self._parts["train"] = (source, frames)
+        self._batches.pop("train", None)
+
     def use_cutoffs(self, cutoffs: Mapping[str, Reach]) -> None:
         """Take the cutoffs of the model itself, once it is built for these data.
 

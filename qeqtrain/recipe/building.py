@@ -29,7 +29,7 @@ def build(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.settings
     objects: dict[str, Any] = {}
     problems: list[str] = []
-    for name in _OBJECTS:
+    for name in (*_OBJECTS, *(["finetune"] if settings["finetune"] else [])):
         try:
             objects[name] = make(settings[name], name)
         except UserMistake as mistake:

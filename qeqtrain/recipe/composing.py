@@ -73,6 +73,7 @@ def compose_leniently(path: Path, overrides: Sequence[str]) -> Composition:
         else:
             values.append(override)
     if complete:
+        content.setdefault("finetune", {})  # files from before this group
         made.config = _with_options(content, groups, made)
     else:
         made.config = _by_hydra(path, _mended_defaults(content, made), groups, made.mistakes)

@@ -81,6 +81,7 @@ class RecipeSchema:
         Node,
         Slot(("qeqtrain.training.", "pytorch_lightning.callbacks."), many=True, optional=True),
     ]
+    finetune: Annotated[Node, Slot(("qeqtrain.training.finetuning.",), optional=True)]
 
 
 def slots() -> dict[str, Slot]:

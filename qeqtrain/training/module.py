@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qeqtrain.errors import Diverged, EquilibrationFailed, UserMistake
 from qeqtrain.models.archive import FORMAT
+from qeqtrain.training.finetuning.adapters import fold, unfold
 from qeqtrain.training.loss import Loss
 from qeqtrain.training.metrics import ErrorSums, as_tensor, score
 from qeqtrain.training.optim import Optimization
@@ -219,9 +220,7 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser of the raw weights, and the learning rate by the share of the run."""
-        optimizer = self.optim.build_optimizer(
-            weight for weight in self.potential.parameters() if weight.requires_grad
-        )
+        optimizer = self.optim.build_optimizer(self.optim.parameter_groups(self.potential))
         schedule = self.optim.build_schedule(
             optimizer, self.done, MONITOR, lambda: self.lr_share
         )
@@ -316,9 +315,11 @@ class TrainingModule(pl.LightningModule):
             "loss_sum": self._loss_sum,
             "loss_steps": self._loss_steps,
         }
+        fold(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what resuming needs; weights are Lightning's part."""
+        unfold(checkpoint)
         training = checkpoint["training"]
         self._rng = training["random"]
         self.skipped_steps = training["skipped_steps"]

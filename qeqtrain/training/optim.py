@@ -9,21 +9,32 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.training.finetuning.adapters import is_original, plain_name
 from qeqtrain.training.parts import build
 
+ParameterGroup = dict[str, Any]
 Schedule = Literal["cosine", "linear", "constant", "plateau"]
 FIRST_STEP = 0.02
 """Share of the full rate that the very first steps have: zero would waste them."""
 FUSED = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 """Optimisers that can do a step in one kernel, also on a CPU: a sixth of a loop's time."""
+
+_LAYER = re.compile(r"backbone\.(?:interactions|layers)\.(\d+)\.")
+_BEFORE = (
+    "backbone.embedding",
+    "backbone.basis",
+    "backbone.conditioning",
+    "backbone.attributes",
+)
 
 
 class Optimization:
@@ -100,6 +111,8 @@ class Optimization:
         self.gradient_clip = gradient_clip
         self.train = train
         self.freeze = list(freeze or [])
+        self.lr_decay = 1.0
+        """Rate of a layer of the backbone as a part of that of the next one."""
 
     def freeze_weights(self, model: nn.Module) -> None:
         """Hold the weights that the recipe does not train.
@@ -107,7 +120,7 @@ class Optimization:
         Raises:
             UserMistake: a pattern that matches no weight, or nothing left to train.
         """
-        names = [name for name, _ in model.named_parameters()]
+        names = [plain_name(name) for name, _ in model.named_parameters()]
         kept = set(_matches("optim.train", self.train, names))
         if self.train is None:
             kept = set(names)
@@ -118,7 +131,23 @@ class Optimization:
                 "train; leave one of them out"
             )
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name in kept)
+            weight.requires_grad_(plain_name(name) in kept and not is_original(name))
+
+    def parameter_groups(
+        self, model: nn.Module
+    ) -> Iterable[nn.Parameter] | list[ParameterGroup]:
+        """Weights of a model that move; by layers where these have rates of their own."""
+        moving = {name: w for name, w in model.named_parameters() if w.requires_grad}
+        if self.lr_decay == 1.0:
+            return list(moving.values())
+        depths = depths_of(list(moving))
+        return [
+            {
+                "params": [weight for name, weight in moving.items() if depths[name] == depth],
+                "lr": self.lr * self.lr_decay**depth,
+            }
+            for depth in sorted(set(depths.values()))
+        ]
 
     def lr_factor(self, done: float) -> float:
         """Learning rate as a share of its highest, after a share ``done`` of the run."""
@@ -130,8 +159,10 @@ class Optimization:
         fall = 1.0 - x if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * x))
         return self.final_lr + (1.0 - self.final_lr) * fall
 
-    def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Make the optimiser of the recipe for some parameters."""
+    def build_optimizer(
+        self, parameters: Iterable[nn.Parameter] | list[ParameterGroup]
+    ) -> torch.optim.Optimizer:
+        """Make the optimiser of the recipe for some parameters, or groups of them."""
         node = dict(self.optimizer)
         if node.get("_target_") in FUSED and "foreach" not in node:
             node.setdefault("fused", True)
@@ -160,7 +191,7 @@ class Optimization:
                 optimizer,
                 factor=self.factor,
                 patience=self.patience,
-                min_lr=self.final_lr * self.lr,
+                min_lr=[self.final_lr * group["lr"] for group in optimizer.param_groups],
                 eps=0.0,
             )
             # Not strict: where validation is rarer than epochs, early ones have no score yet.
@@ -187,6 +218,19 @@ class Optimization:
         averaged.requires_grad_(False)
         averaged.eval()
         return averaged
+
+
+def depths_of(names: list[str]) -> dict[str, int]:
+    """Count the layers between every weight and the readout.
+
+    Heads, and what the backbone does after its layers, are at 0, the last layer at 1, the first
+    at the number of layers, and what comes before it, as the embedding of species, beyond.
+    """
+    layers = {name: int(found[1]) for name in names if (found := _LAYER.match(name))}
+    count = 1 + max(layers.values(), default=-1)
+    depths = {name: count - k for name, k in layers.items()}
+    first = {n for n in names if n.startswith(_BEFORE)}
+    return {n: depths.get(n, count + 1 if n in first else 0) for n in names}
 
 
 def _matches(key: str, patterns: list[str] | None, names: list[str]) -> set[str]:

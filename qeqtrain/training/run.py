@@ -18,6 +18,9 @@ from qeqtrain.models.archive import restore
 from qeqtrain.models.compiling import CompiledResponse
 from qeqtrain.training.assembly import potential_for, sketch_potential, unseen_state_notes
 from qeqtrain.training.checkpoints import BEST, Checkpoints
+from qeqtrain.training.finetuning.settings import FineTuning
+from qeqtrain.training.finetuning.tuning import ENTRY as FINETUNED_FROM
+from qeqtrain.training.finetuning.tuning import Tuning
 from qeqtrain.training.loss import TERMS, Loss
 from qeqtrain.training.module import MONITOR, TrainingModule
 from qeqtrain.training.optim import Optimization
@@ -56,6 +59,7 @@ def fit(
     resume: bool = False,
     signals: StopSignals | None = None,
     pictures: Callable[[Path, DataSets], Mapping[str, Figure]] | None = None,
+    finetune: FineTuning | None = None,
 ) -> dict[str, Any]:
     """Train a potential.
 
@@ -75,6 +79,7 @@ def fit(
             was ended before its first.
         signals: that may ask to stop, if somebody listens to them already.
         pictures: draws what a checkpoint makes of the data, for a logger that shows it.
+        finetune: begins with a trained model, whose parts ``potential`` then has.
 
     Returns:
         What run.json says of the end: best checkpoint, score, errors, epochs, steps, seconds.
@@ -109,11 +114,16 @@ def fit(
             "validation split; set data.val or data.split, or callbacks=none"
         )
     pl.seed_everything(seed, verbose=False)
+    tuning = None
+    if finetune is not None:
+        tuning = Tuning(finetune, potential, data, optim, trainer.accelerator)
     if start is None:
-        model = potential_for(potential, data)
+        model = potential_for(potential, data) if tuning is None else tuning.start()
     else:
         run.refuse_other_data(data.fingerprint)
         model = restore(start.header, start.weights)
+        if tuning is not None:
+            model = tuning.resume(model, run.entry(FINETUNED_FROM) or {})
     signals = signals or StopSignals()
     checkpoints = Checkpoints(
         run.checkpoints, trainer.checkpoint_every, trainer.checkpoint_every_steps, signals
@@ -127,6 +137,7 @@ def fit(
             "recipe": dict(recipe),
             "data_fingerprint": data.fingerprint,
             "versions": provenance()["versions"],
+            **({} if tuning is None else tuning.passport),
         },
         log_every=trainer.log_every,
         spike_factor=trainer.spike_factor,
@@ -148,6 +159,8 @@ def fit(
         resumed_from=None if start is None else start.file.name,
     )
     say(f"{parameters:,} parameters; run folder {folder}")
+    if tuning is not None:
+        tuning.before(model, run)
     recovery = Recovery(
         [checkpoints.last, checkpoints.best, checkpoints.previous],
         trainer.max_bad_steps,
@@ -200,7 +213,10 @@ def fit(
         if profile is not None and profile.steps:
             say(profile.table())
             run.note(profile=profile.plain())
-    return _conclude(run, lightning, module, budget.wall.seconds, checkpoints)
+    summary = _conclude(run, lightning, module, budget.wall.seconds, checkpoints)
+    if tuning is not None:
+        tuning.after(run, Path(summary["best"]))
+    return summary
 
 
 class Batches(pl.LightningDataModule):

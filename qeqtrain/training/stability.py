@@ -19,6 +19,8 @@ import torch
 
 from qeqtrain.errors import Diverged, EquilibrationFailed, UserMistake
 from qeqtrain.models.archive import read_entry
+from qeqtrain.training.finetuning.adapters import ENTRY as ADAPTERS
+from qeqtrain.training.finetuning.adapters import unfold
 from qeqtrain.training.quantities import QUANTITIES, compare
 from qeqtrain.training.ranks import collect, from_first
 from qeqtrain.training.screen import say
@@ -157,6 +159,7 @@ class Recovery(pl.Callback):
         if content is None:
             raise Diverged("loss or gradient are not finite, and no checkpoint can be read")
         file, saved = content
+        unfold(saved)
         module.load_state_dict(saved["state_dict"])
         optimizer = trainer.optimizers[0]
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -188,8 +191,8 @@ def readable(files: Iterable[Path]) -> tuple[Path, dict[str, Any]] | None:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except (UserMistake, OSError):
             continue
-        kept = {"optimizer_states": [], **content}
-        return file, {name: kept[name] for name in ("state_dict", "optimizer_states")}
+        kept = {"optimizer_states": [], ADAPTERS: {}, **content}
+        return file, {name: kept[name] for name in ("state_dict", "optimizer_states", ADAPTERS)}
     return None
 
 

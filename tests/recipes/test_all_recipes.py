@@ -15,6 +15,9 @@ from qeqtrain.recipe.folders import (
 )
 
 RECIPES = recipe_names()
+FINE_TUNING = {
+    name for name in RECIPES if load_recipe(name, only_show=True).settings["finetune"]
+}
 OPTIONS = [f"{group}={option}" for group in group_names() for option in option_names(group)]
 
 
@@ -36,7 +39,8 @@ def test_a_recipe_composes_without_a_mistake(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_says_how_to_run_it_and_what_to_expect(name: str) -> None:
     head = (shipped("recipes") / f"{name}.yaml").read_text().partition("defaults:")[0]
-    assert f"qeqtrain fit {name}" in head
+    verb = "finetune" if name in FINE_TUNING else "fit"
+    assert f"qeqtrain {verb} {name}" in head
     assert "# Expect:" in head
 
 
@@ -58,7 +62,11 @@ def test_every_option_opens_with_a_sentence_about_itself(option: str) -> None:
 def test_a_recipe_becomes_objects(name: str, water: Path) -> None:
     from qeqtrain.training.assembly import sketch_potential
 
-    built = build(prepared(name, water))
+    source = ["finetune.model=qet-matq"] if name in FINE_TUNING else []
+    built = build(prepared(name, water, *source))
+    if name in FINE_TUNING:
+        assert built["finetune"].model
+        return  # the parts of its model are the source's
     sketch = sketch_potential(built["potential"])
     learned = sketch.has_charges and not sketch.has_fixed_charges
     assert learned == built["loss"].needs("charges")
@@ -70,7 +78,12 @@ def test_a_recipe_becomes_objects(name: str, water: Path) -> None:
 def test_a_recipe_makes_its_first_step(name: str, water: Path, qeqtrain) -> None:
     words = ("data=files", f"data.train={water}", "trainer.max_steps=1", "trainer.max_epochs=1")
     no_stress = "loss.stress=0"  # molecules have none
-    done = qeqtrain("fit", name, *words, no_stress, "run_folder=run")
+    if name in FINE_TUNING:
+        begun = qeqtrain("fit", "smoke/qet", *words, "run_folder=source")
+        assert begun.returncode == 0, begun.stderr
+        words = (*words, "finetune.model=source")
+    verb = "finetune" if name in FINE_TUNING else "fit"
+    done = qeqtrain(verb, name, *words, no_stress, "run_folder=run")
     assert done.returncode == 0, done.stderr
     assert (water.parent / "run" / "checkpoints" / "last.ckpt").is_file()
 
