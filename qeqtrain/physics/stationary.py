@@ -203,6 +203,8 @@ def _form_gradient(
             u, v = u.detach(), v.detach()
             here = [t.detach().requires_grad_(w) for t, w in zip(at, asked, strict=True)]
         total = problem.coulomb.energy(u, v, Geometry(*here)).sum()
+        if not total.requires_grad:  # no pairs: a rank without structures, or lone atoms
+            total = total + sum(0.0 * t.sum() for t in here)
         slopes = torch.autograd.grad(
             total, [here[i] for i in chosen], create_graph=again, materialize_grads=True
         )

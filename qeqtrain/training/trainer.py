@@ -51,7 +51,8 @@ class TrainerSettings:
         nodes: machines; more than one needs ``torchrun`` or ``srun``, which know how many.
         threads: of torch on the CPU; ``None`` leaves them to the environment.
         compile: whether energy and forces are compiled as one graph; the first step then takes
-            a minute or two, later ones about half of their time.
+            a minute or more, and so does the first batch whose size leaves the range that the
+            compiler has met.
         profile: whether the run says at its end where the time of a step went.
 
     Raises:
