@@ -78,11 +78,10 @@ def _path(tmp_path: Path) -> Path:
 
 def test_born_charges_and_forces_in_a_field_are_learnt(path: Path, tmp_path: Path) -> None:
     energy = {"energy": 0.1, "forces": 0.1, "charges": 0.0}
-    hardly = run(path, tmp_path / "hardly", **energy, born_charges=1e-12)
-    trained = run(path, tmp_path / "trained", **energy, born_charges=10.0)
-    # 25 steps only; by the seed 0.03 to 0.19 were met.
-    assert trained["born_charges_rmse"] < 0.3 * hardly["born_charges_rmse"]
-    assert trained["dipole_rmse"] < 0.3 * hardly["dipole_rmse"]
+    hardly = run(path, tmp_path / "hardly", epochs=100, **energy, born_charges=1e-12)
+    trained = run(path, tmp_path / "trained", epochs=100, **energy, born_charges=10.0)
+    assert trained["born_charges_rmse"] < 0.1 * hardly["born_charges_rmse"]
+    assert trained["dipole_rmse"] < 0.1 * hardly["dipole_rmse"]
 
 
 def test_dipoles_that_are_no_sums_of_charges_are_learnt_beside_the_charges(
