@@ -17,6 +17,7 @@ from qeqtrain.data.labels import LABELS
 from qeqtrain.data.plan import BatchPlan
 from qeqtrain.data.sources import Source
 from qeqtrain.data.transfer import Layout, pack, unpack
+from qeqtrain.data.workers import end_with_parent
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach, with_pairs
 from qeqtrain.structures import Edges, Pairs, Structures, collate
@@ -233,6 +234,10 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
+def _begin_worker(_: int) -> None:
+    end_with_parent()
+
+
 class _Remaining:
     """What is left of an epoch for one rank, as lists of indices (a torch batch sampler).
 
@@ -313,6 +318,7 @@ class StatefulLoader:
                 collate_fn=_as_is,
                 multiprocessing_context="forkserver",
                 persistent_workers=True,
+                worker_init_fn=_begin_worker,
             )
         return iter(self._parallel)
 
