@@ -13,6 +13,7 @@ from qeqtrain.cli.folder import choose_folder, claim, forget, run_to_go_on_with,
 from qeqtrain.cli.sweep import add_options, refuse_options
 from qeqtrain.errors import Diverged, Interrupted, UserMistake
 from qeqtrain.recipe import Recipe, load_recipe
+from qeqtrain.recipe.launcher import CHOICE
 from qeqtrain.sweeps.words import from_agent
 from qeqtrain.training.launchers import job, rank, relaunched, restarted
 
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserMistake("-m and resume=RUN do not go together")
         return multirun.run(plain[0], overrides, arguments)
     refuse_options(arguments, "fit without -m", ("jobs", "folder"))
+    if any(text.startswith(CHOICE) for text in overrides):
+        raise UserMistake(f"{CHOICE} is for sweep and fit -m; one run: sbatch, then srun")
     return begin_or_go_on(plain, overrides, resumed, _of_fit)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from qeqtrain.cli.sweep import refuse_numbers, run_here
 from qeqtrain.errors import UserMistake
 from qeqtrain.recipe.folders import find_recipe, recipe_name
+from qeqtrain.recipe.launcher import split_launcher
 from qeqtrain.recipe.multirun import several_values
 from qeqtrain.sweeps.checking import refuse_mistakes
 from qeqtrain.sweeps.definition import Definition
@@ -26,6 +27,7 @@ def run(recipe: str, overrides: Sequence[str], arguments: argparse.Namespace) ->
         arguments: with ``jobs`` and ``folder``.
     """
     refuse_numbers(arguments)
+    launcher, overrides = split_launcher(overrides)
     fixed, several = several_values(overrides)
     if not several:
         raise UserMistake("-m expects a key with several values, such as seed=0,1,2")
@@ -43,4 +45,4 @@ def run(recipe: str, overrides: Sequence[str], arguments: argparse.Namespace) ->
     folder = arguments.folder
     if folder is None:
         folder = Path("runs") / name / time.strftime("multirun_%Y-%m-%d_%H-%M-%S")
-    return run_here(definition, folder, arguments.jobs or 1)
+    return run_here(definition, folder, arguments.jobs, launcher)

@@ -11,6 +11,7 @@ from pathlib import Path
 from qeqtrain.cli.arguments import Parser, split_overrides
 from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake
+from qeqtrain.recipe.launcher import CHOICE, LauncherChoice, split_launcher
 from qeqtrain.sweeps.definition import Definition, read_definition
 
 EPILOG = """\
@@ -18,6 +19,7 @@ examples:
   qeqtrain sweep sweep/backbone_charge --jobs 2
   qeqtrain sweep my_sweep.yaml --count 20 trainer.max_time=00:10:00
   qeqtrain sweep entity/project/a1b2c3d4          (join a sweep, on any machine)
+  qeqtrain sweep my_sweep.yaml hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
 
 A sweep file is W&B's own: method, metric, parameters, early_terminate, command. With a W&B key
 it is registered there; without one, or with --local, it runs here, in runs/sweeps/<name>; the
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         from qeqtrain.sweeps.remote import join
 
         return join(given, arguments.jobs or 1, arguments.count)
+    launcher, overrides = split_launcher(overrides)
     written = read_definition(given)
     definition = written.with_more(overrides, arguments.count)
     from qeqtrain.sweeps.checking import refuse_mistakes
@@ -76,14 +79,15 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_mistakes(definition)
     from qeqtrain.sweeps.remote import register, why_local
 
-    reason = "--local" if arguments.local else why_local()
+    away = None if launcher is None else f"{CHOICE} starts its trials"
+    reason = "--local" if arguments.local else away or why_local()
     if reason is None:
         refuse_options(arguments, "a sweep on W&B (or add --local)", ("folder",))
         return register(definition, arguments.jobs or 1, arguments.count)
     if not arguments.local:
         sys.stdout.write(f"W&B: {reason}; the sweep runs here\n")
     definition = written.without_logger().with_more(overrides, arguments.count)
-    return run_here(definition, arguments.folder, arguments.jobs or 1)
+    return run_here(definition, arguments.folder, arguments.jobs, launcher)
 
 
 def refuse_options(arguments: argparse.Namespace, what: str, names: Sequence[str]) -> None:
@@ -93,13 +97,31 @@ def refuse_options(arguments: argparse.Namespace, what: str, names: Sequence[str
         raise UserMistake(f"{', '.join(given)}: of no use to {what}")
 
 
-def run_here(definition: Definition, folder: Path | None, jobs: int) -> int:
-    """Run a sweep on this machine."""
+def run_here(
+    definition: Definition,
+    folder: Path | None,
+    jobs: int | None,
+    launcher: LauncherChoice | None,
+) -> int:
+    """Run a sweep from this machine.
+
+    Args:
+        definition: checked.
+        folder: of the sweep.
+        jobs: trials at a time.
+        launcher: of the trials; ``None`` for processes of this machine.
+    """
     folder = Path("runs") / "sweeps" / definition.name if folder is None else folder
     refuse_unwritable(folders=[folder])
+    folder = folder.absolute()
     from qeqtrain.sweeps.local import LocalSweep
 
-    results = LocalSweep(definition, folder.absolute(), jobs).run()
+    place = None
+    if launcher is not None:
+        from qeqtrain.sweeps.submitted import Jobs
+
+        place = Jobs(launcher, folder)
+    results = LocalSweep(definition, folder, jobs, place).run()
     sys.stdout.write(
         f"\n{results.table()}\n\n"
         f"best: {results.ranked[0].trial.folder}\n"

@@ -35,7 +35,7 @@ class Trial:
         state: ``running``, ``interrupted``, or one of :data:`DONE`.
         reason: of an end that is none of ``finished``.
         seconds: spent so far, those of earlier sessions included.
-        pid: of the process that runs it, or ran it last.
+        running_as: process or job that runs it, or ran it last, such as ``process 4711``.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Trial:
     state: str = "running"
     reason: str = ""
     seconds: float = 0.0
-    pid: int | None = None
+    running_as: str | None = None
 
     @property
     def log(self) -> Path:
@@ -110,9 +110,9 @@ class Journal:
         number = len(self.trials) + 1
         return self._append("begun", number, parameters=dict(parameters), place=dict(place))
 
-    def started(self, trial: Trial, pid: int) -> None:
-        """Write down which process runs a trial, from now on."""
-        self._append("started", trial.number, pid=pid)
+    def started(self, trial: Trial, running_as: str) -> None:
+        """Write down which process or job runs a trial, from now on."""
+        self._append("started", trial.number, running_as=running_as)
         self._began[trial.number] = time.monotonic()
 
     def ended(self, trial: Trial, state: str, reason: str = "") -> None:
@@ -146,7 +146,8 @@ class Journal:
             return trial
         trial = self.trials[number - 1]
         if event["event"] == "started":
-            trial.pid, trial.state, trial.reason = int(event["pid"]), "running", ""
+            trial.running_as = event.get("running_as")
+            trial.state, trial.reason = "running", ""
         else:
             trial.state, trial.reason = str(event["state"]), str(event["reason"])
             trial.seconds = float(event["seconds"])

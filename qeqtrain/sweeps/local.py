@@ -1,4 +1,4 @@
-"""A sweep on this machine: trials in processes of their own, some at a time.
+"""A sweep without W&B: trials in processes of their own, here or elsewhere, some at a time.
 
 Each trial is the command a user would type, ``qeqtrain fit``; what a sweep adds is which values
 come next, when a trial is ended early, and that all of it goes on after a kill.
@@ -6,11 +6,8 @@ come next, when a trial is ended early, and that all of it goes on after a kill.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +19,7 @@ from qeqtrain.data.progress import duration
 from qeqtrain.errors import Interrupted, UserMistake
 from qeqtrain.sweeps.definition import Definition
 from qeqtrain.sweeps.journal import Journal, Trial
+from qeqtrain.sweeps.places import PATIENCE, Here, Place, Running
 from qeqtrain.sweeps.results import Results, shown_values, write_results
 from qeqtrain.sweeps.search import Past, grid_size, propose
 from qeqtrain.sweeps.words import word
@@ -30,13 +28,8 @@ LOOK = 0.3
 """Seconds between two looks at the trials."""
 NOW_AND_THEN = 60.0
 """Seconds between two lines about trials that run."""
-PATIENCE = 120.0
-"""Seconds a trial has to save itself when it is told to stop."""
 ATTEMPTS = 3
-"""Starts of one trial in one session: one that a signal ended is taken up again."""
-
-FIT = (sys.executable, "-m", "qeqtrain", "fit")
-"""What runs a trial."""
+"""Starts of one trial, ended by signals, without a validation in between."""
 
 ENDS = {0: "finished", 3: "diverged", 75: "interrupted", -signal.SIGTERM: "interrupted"}
 """States by the exit code of ``qeqtrain fit``; any other code is ``failed``."""
@@ -48,22 +41,31 @@ class LocalSweep:
     Args:
         definition: checked.
         folder: of the sweep; one that it ran in before goes on.
-        jobs: trials at a time.
+        jobs: trials at a time; ``None``: as many as the place takes.
+        place: where trials run.
     """
 
-    def __init__(self, definition: Definition, folder: Path, jobs: int = 1) -> None:
+    def __init__(
+        self,
+        definition: Definition,
+        folder: Path,
+        jobs: int | None = None,
+        place: Place | None = None,
+    ) -> None:
         self.definition = definition
-        self.jobs = jobs
+        self.place: Place = Here() if place is None else place
+        self.jobs = self.place.jobs if jobs is None else jobs
         self.journal = Journal(folder)
         try:
             self.journal.refuse_other(definition)
         except UserMistake:
             self.journal.close()
             raise
-        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._running: dict[int, Running] = {}
         self._ending_early: dict[int, str] = {}
         self._rows_seen: dict[int, int] = {}
         self._attempts: dict[int, int] = {}
+        self._began_at: dict[int, int] = {}
         self._asked_to_stop: int | None = None
         self._said_at = time.monotonic()
 
@@ -107,7 +109,8 @@ class LocalSweep:
         before = f", {had} of them done before" if had else ""
         _say(
             f"{self.definition.method} of {'open' if total is None else total} trials{before}, "
-            f"{self.jobs} at a time; sweep folder {self.journal.folder}"
+            f"{self.jobs} at a time{self.place.description}; "
+            f"sweep folder {self.journal.folder}"
         )
 
     def _fill(self) -> bool:
@@ -143,33 +146,24 @@ class LocalSweep:
         return any(v is not None and not self.definition.better(target, v) for v in kept)
 
     def _start(self, trial: Trial) -> None:
-        _wait_for(trial)
+        """Start a trial, go on with it, or watch it again where it still runs."""
+        found = self.place.find(trial)
         resumed = (trial.folder / "checkpoints" / "last.ckpt").is_file()
-        if resumed:
-            words = [f"resume={trial.folder}"]
+        if found is not None:
+            process, verb = found, f"still runs as {found.name}"
+        elif resumed:
+            process, verb = self.place.begin(trial, [f"resume={trial.folder}"]), "resumed"
         else:
             # A session that was killed before its first checkpoint left nothing to go on from.
             shutil.rmtree(trial.folder, ignore_errors=True)
             values = [word(name, value) for name, value in trial.parameters.items()]
             words = [self.definition.recipe, *self.definition.fixed, *values]
-            words.append(f"run_folder={trial.folder}")
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
-        environment.pop("QEQTRAIN_RUN_FOLDER", None)
-        with trial.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*FIT, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                # A Ctrl-C reaches this process alone, which then stops its trials in order.
-                start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-            )
-        self.journal.started(trial, process.pid)
+            process = self.place.begin(trial, [*words, f"run_folder={trial.folder}"])
+            verb = "started"
+        self.journal.started(trial, process.name)
         self._running[trial.number] = process
         self._attempts[trial.number] = self._attempts.get(trial.number, 0) + 1
-        verb = "resumed" if resumed else "started"
+        self._began_at[trial.number] = len(trial.history())
         _say(f"trial {trial.number} {verb}: {shown_values(trial)}")
 
     # Watching.
@@ -205,6 +199,8 @@ class LocalSweep:
             state, reason = "stopped", self._ending_early.pop(trial.number)
         elif state != "finished":
             reason = _last_words(trial.log) or f"exit code {code}"
+        if len(trial.history()) > self._began_at[trial.number]:
+            self._attempts[trial.number] = 1
         if state == "interrupted" and self._attempts[trial.number] >= ATTEMPTS:
             state, reason = "failed", f"stopped by signals {ATTEMPTS} times; {reason}"
         if state == "finished" and not trial.history().of(self.definition.metric):
@@ -266,13 +262,9 @@ class LocalSweep:
         for process in self._running.values():
             process.terminate()
         for number, process in self._running.items():
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            code = process.wait(PATIENCE)
             trial = self.journal.trials[number - 1]
-            state = ENDS.get(process.returncode, "interrupted")
+            state = ENDS.get(code, "interrupted")
             self.journal.ended(trial, "interrupted" if state == "diverged" else state)
         self._running.clear()
 
@@ -286,32 +278,6 @@ def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _end_with_parent() -> None:
-    """Have Linux send SIGTERM when the sweep's own process is gone, however it went."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def _wait_for(trial: Trial) -> None:
-    """Wait until the process of an earlier session, told to stop by its parent's end, has."""
-    deadline = time.monotonic() + PATIENCE
-    while trial.pid is not None and _runs(trial.pid, trial.folder):
-        if time.monotonic() > deadline:
-            raise UserMistake(
-                f"trial {trial.number} still runs as process {trial.pid} of an earlier "
-                "session; end that process first"
-            )
-        time.sleep(LOOK)
-
-
-def _runs(pid: int, folder: Path) -> bool:
-    """Whether a process is there and works in a folder: numbers are used again."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return False
-    return str(folder) in words
 
 
 def _last_words(log: Path) -> str:
