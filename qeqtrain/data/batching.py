@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from qeqtrain.data.gathering import Gathering
 from qeqtrain.data.labels import LABELS
 from qeqtrain.data.plan import BatchPlan
 from qeqtrain.data.sources import Source
-from qeqtrain.data.transfer import Layout, pack, unpack
+from qeqtrain.data.transfer import Sender, new_reader, receive
 from qeqtrain.data.workers import end_with_parent
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach, with_pairs
@@ -45,13 +46,6 @@ class Batch:
         """Count the structures, B."""
         return len(self.ids)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Go to another process as one tensor."""
-        if self.structures.positions.device.type != "cpu":
-            return super().__reduce__()  # type: ignore[return-value]  # a tuple all the same
-        others = {"labels": self.labels, "present": self.present}
-        return _unpacked, (*pack(self.structures, others), self.ids)
-
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Move every tensor to a device."""
         return Batch(
@@ -69,13 +63,6 @@ class Batch:
             {k: v.pin_memory() for k, v in self.present.items()},
             self.ids,
         )
-
-
-def _unpacked(
-    buffer: Tensor, layout: Layout, cutoffs: dict[str, float], ids: tuple[str, ...]
-) -> Batch:
-    structures, others = unpack(buffer, layout, cutoffs)
-    return Batch(structures, others.get("labels", {}), others.get("present", {}), ids)
 
 
 def _no_structures(cutoffs: Mapping[str, Reach]) -> Structures:
@@ -230,8 +217,31 @@ class FrameBatches:
         return {**self.__dict__, "_pairs": {}, "_bytes": 0}
 
 
-def _as_is(batch: Batch) -> Batch:
-    return batch
+class _Parcel:
+    """A batch on its way; what is unpickled at the other end is the batch."""
+
+    def __init__(self, batch: Batch, sender: Sender) -> None:
+        others = {"labels": batch.labels, "present": batch.present}
+        self.sent = sender.send(batch.structures, others)
+        self.ids = batch.ids
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _received, (self.ids, *self.sent)
+
+
+def _received(ids: tuple[str, ...], *sent: Any) -> Batch:
+    structures, others = receive(*sent)
+    return Batch(structures, others.get("labels", {}), others.get("present", {}), ids)
+
+
+class _Packing:
+    """Where a worker's batches go when they are made (a torch ``collate_fn``)."""
+
+    def __init__(self, reader: str) -> None:
+        self._sender = Sender(reader)
+
+    def __call__(self, batch: Batch) -> _Parcel:
+        return _Parcel(batch, self._sender)
 
 
 def _begin_worker(_: int) -> None:
@@ -315,7 +325,7 @@ class StatefulLoader:
                 self.batches,  # type: ignore[arg-type]  # has __getitems__, which is all it needs
                 batch_sampler=self._remaining,
                 num_workers=self.workers,
-                collate_fn=_as_is,
+                collate_fn=_Packing(new_reader(self)),
                 multiprocessing_context="forkserver",
                 persistent_workers=True,
                 worker_init_fn=_begin_worker,

@@ -13,9 +13,10 @@ from qeqtrain.data.elements import SYMBOLS
 from qeqtrain.data.labels import LABELS, Conventions, plural
 from qeqtrain.data.requirements import charge_problems, charge_residuals
 from qeqtrain.data.sanity import sanity_warnings, stress_slope
-from qeqtrain.data.sources import Source, open_source
+from qeqtrain.data.sources import Source
 from qeqtrain.data.splits import families
 from qeqtrain.data.statistics import labelled_rows, statistics
+from qeqtrain.data.streamed import streamed_source
 from qeqtrain.units import EV_PER_A3_TO_GPA, MILLI
 
 _BAR = 24  # characters of the longest bar
@@ -119,12 +120,16 @@ def _warnings(source: Source) -> list[str]:
 def describe(
     paths: str | Path | Sequence[str | Path], conventions: Conventions | None = None
 ) -> Description:
-    """Read files and say what they hold.
+    """Read files and say what they hold; large ones are read as streams.
 
     Raises:
         UserMistake: a file cannot be read.
     """
-    source = open_source(paths, conventions)
+    with streamed_source(paths, conventions) as source:
+        return _of(source)
+
+
+def _of(source: Source) -> Description:
     frames = np.arange(len(source))
     stats, sums = statistics(source, frames), source.sum_up()
     here = source.present

@@ -125,7 +125,7 @@ def _shaped(label: str, value: object, n_atoms: int) -> np.ndarray:
         ValueError: it has another number of values.
     """
     kind = LABELS[label]
-    array = np.array(value, dtype=np.float64)
+    array = np.asarray(value, dtype=np.float64)
     shape = (n_atoms, *kind.shape) if kind.per_atom else kind.shape
     if label == "stress":
         if array.size == 6:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-BLOCK = 2**20  # bytes looked at together
+BLOCK = 2**18  # bytes looked at together: what they are compared into stays in the cache
 CUT_SHORT = "it ends inside an object or a list: it is cut short"
 LARGEST = 2**28  # bytes of one document; more is no data set but damage
 

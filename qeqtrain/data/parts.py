@@ -24,7 +24,7 @@ from qeqtrain.neighbors import find_pairs
 from qeqtrain.structures import Pairs
 
 _CHUNK = 2**18  # bytes
-_BLOCK = 512  # frames laid out at a time
+BLOCK = 2**17  # atoms laid out at a time: every column costs the same once more for each
 _OF_LABELS = ("labels", "present")
 
 
@@ -87,11 +87,13 @@ class PartWriter:
             pairs: their neighbour lists, where they were found before.
         """
         block: list[Frame] = []
+        atoms = 0
         for frame in frames:
             block.append(frame)
-            if pairs is None and len(block) == _BLOCK:
+            atoms += len(frame)
+            if pairs is None and atoms >= BLOCK:
                 self._write_block(block)
-                block = []
+                block, atoms = [], 0
         if block:
             self._write_block(block, pairs)
 

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
+from qeqtrain.data.columns import compact_pairs
 from qeqtrain.data.frames import Frame, convert_frame
 from qeqtrain.data.keys import Keys, Survey
 from qeqtrain.data.labels import Conventions
-from qeqtrain.data.parts import PartWriter
+from qeqtrain.data.parts import BLOCK, PartWriter
 from qeqtrain.data.sources import Source, open_source
 from qeqtrain.data.streams import PIECE_FRAMES, Bad, Piece, Stream
 from qeqtrain.neighbors import find_pairs
 from qeqtrain.structures import Pairs
 
 _MOST_CELLS = 127  # between two neighbours; what a stored list can hold
-_TOGETHER = 256  # frames whose neighbour lists are in memory together
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,7 @@ def make_part(job: Job) -> Report:
     with PartWriter(job.part, cutoff) as writer:
         frames: list[Frame] = []
         lists: list[Pairs] = []
+        atoms = 0
         for frame in _understood(job, report):
             pairs, reason = _examined(frame, job.rules)
             if reason:
@@ -176,10 +177,11 @@ def make_part(job: Job) -> Report:
                 continue
             frames.append(frame)
             if pairs is not None:
-                lists.append(pairs)
-            if len(frames) == _TOGETHER:
+                lists.append(compact_pairs(pairs))
+            atoms += len(frame)
+            if atoms >= BLOCK:
                 writer.write(frames, lists if cutoff is not None else None)
-                frames, lists = [], []
+                frames, lists, atoms = [], [], 0
         if frames:
             writer.write(frames, lists if cutoff is not None else None)
     report.frames = writer.frames

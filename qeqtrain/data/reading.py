@@ -44,33 +44,50 @@ def missing(path: Path) -> UserMistake:
     return UserMistake(f"{path}: there is no such file{hint}")
 
 
+def places(path: str | Path) -> list[Path]:
+    """Files and folders that a path or a pattern names.
+
+    Raises:
+        UserMistake: nothing matches the pattern.
+    """
+    plain = Path(path).expanduser()
+    if plain.is_dir() or not any(c in str(path) for c in "*?["):
+        return [plain]
+    matches = sorted(Path(p) for p in glob.glob(str(plain)))  # noqa: PTH207
+    if matches:
+        return matches
+    raise UserMistake(f"{path}: no file matches this pattern")
+
+
 def expand(path: str | Path) -> list[Path]:
     """Files that a path stands for: itself, the matches of a pattern, the stores of a folder.
 
     Raises:
         UserMistake: it stands for none.
     """
-    plain = Path(path).expanduser()
-    if plain.is_dir():
-        shards = sorted(plain.glob("*.h5"))
-        if shards:
-            return shards
-        databases = sorted(plain.rglob(f"*{SUFFIX}"))
-        for folder in dict.fromkeys(file.parent for file in databases):
-            check_folder(folder, [file for file in databases if file.parent == folder])
-        if databases:
-            return databases
-        inside = ", ".join(sorted(p.name for p in plain.iterdir())[:6]) or "nothing"
-        raise UserMistake(
-            f"{path} is a folder without stores (*.h5) or databases (*{SUFFIX}); it holds "
-            f"{inside}"
-        )
-    if any(c in str(path) for c in "*?["):
-        matches = sorted(Path(p) for p in glob.glob(str(plain)))  # noqa: PTH207
-        if matches:
-            return matches
-        raise UserMistake(f"{path}: no file matches this pattern")
-    return [plain]
+    return [file for place in places(path) for file in contents(place)]
+
+
+def contents(place: Path) -> list[Path]:
+    """A file, or the stores or databases of a folder.
+
+    Raises:
+        UserMistake: the folder holds neither.
+    """
+    if not place.is_dir():
+        return [place]
+    shards = sorted(place.glob("*.h5"))
+    if shards:
+        return shards
+    databases = sorted(place.rglob(f"*{SUFFIX}"))
+    for folder in dict.fromkeys(file.parent for file in databases):
+        check_folder(folder, [file for file in databases if file.parent == folder])
+    if databases:
+        return databases
+    inside = ", ".join(sorted(p.name for p in place.iterdir())[:6]) or "nothing"
+    raise UserMistake(
+        f"{place} is a folder without stores (*.h5) or databases (*{SUFFIX}); it holds {inside}"
+    )
 
 
 def _looks_like_xyz(head: str) -> bool:

@@ -31,7 +31,7 @@ from qeqtrain.data.frames import (
 )
 from qeqtrain.data.keys import choose_keys
 from qeqtrain.data.labels import LABELS, Conventions
-from qeqtrain.data.reading import expand, missing, short_name
+from qeqtrain.data.reading import contents, missing, places, short_name
 from qeqtrain.data.streams import Bad, open_stream
 from qeqtrain.data.sums import Sums, sums_of
 from qeqtrain.data.tally import PREFIX, tally_by_blocks
@@ -481,10 +481,11 @@ def open_source(
     problems: list[str] = []
     for item in given:
         try:
-            found = [_open_file(file, conventions) for file in expand(item)]
-            if Path(item).expanduser().is_dir():
-                refuse(_missing_shards(item, found), str(item))
-            parts += found
+            for place in places(item):
+                found = [_open_file(file, conventions) for file in contents(place)]
+                if place.is_dir():
+                    refuse(_missing_shards(place, found), str(place))
+                parts += found
         except UserMistake as mistake:
             problems += mistake.problems
         except PermissionError:

@@ -29,11 +29,13 @@ def first_number(
                 found[key] = _number(info[key])
             except (TypeError, ValueError):
                 problems.append(f"{key} is {info[key]!r}; expected one number")
-    if len({round(v, 6) for v in found.values()}) > 1:
+    if not found:
+        return None
+    if len(found) > 1 and len({round(v, 6) for v in found.values()}) > 1:
         shown = " and ".join(f"{k}={v:g}" for k, v in found.items())
         problems.append(f"{shown} disagree; remove the wrong one")
-    value = next(iter(found.values()), None)
-    return None if value is None or np.isnan(value) else value + 0.0  # -0.0 becomes 0.0
+    value = next(iter(found.values()))
+    return None if value != value else value + 0.0  # -0.0 becomes 0.0
 
 
 def fragments_of(

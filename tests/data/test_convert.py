@@ -270,6 +270,15 @@ def test_a_missing_shard_is_missed(tmp_path, path):
         open_source(tmp_path / "shards")
 
 
+def test_a_pattern_names_folders_of_shards(tmp_path, path):
+    for name in ("a", "b"):
+        quietly(path, tmp_path / "parts" / name, shard_frames=5)
+    assert len(open_source(tmp_path / "parts" / "*")) == 2 * len(open_source(path))
+    (tmp_path / "parts" / "b" / "00001.h5").unlink()
+    with pytest.raises(UserMistake, match=r"b: 1 of 4 shards are missing \(00001.h5\)"):
+        open_source(tmp_path / "parts" / "*")
+
+
 def test_a_folder_that_is_not_empty_takes_no_shards(tmp_path, path):
     with pytest.raises(UserMistake, match="is there already"):
         quietly(path, tmp_path, shard_frames=5)

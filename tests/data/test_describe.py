@@ -92,3 +92,28 @@ def test_wrong_arguments_of_a_conversion_come_together(tmp_path):
     with pytest.raises(UserMistake) as caught:
         convert(tmp_path / "a.h5", tmp_path / "b.csv", pairs_cutoff=-1.0)
     assert len(caught.value.problems) == 3
+
+
+def test_a_large_file_is_described_as_a_small_one(path, tmp_path, frames, monkeypatch, capsys):
+    write_extxyz(tmp_path / "more.extxyz", frames[:5])
+    expected = [describe(path), describe([path, tmp_path / "more.extxyz"])]
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr("qeqtrain.data.streamed.LARGE", path.stat().st_size - 1)
+    monkeypatch.setattr("qeqtrain.data.streamed._WORKERS", 1)
+    assert describe(path) == expected[0]
+    assert describe([path, tmp_path / "more.extxyz"]) == expected[1]
+    assert "frames.extxyz is large: read into a temporary store" in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
+def test_a_large_file_that_is_damaged_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "bad.json").write_text('{"mp-1": {"mp-1-0": {"structure": {"sites": [')
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr("qeqtrain.data.streamed.LARGE", 10)
+    with pytest.raises(UserMistake, match=r"bad.json"):
+        describe(tmp_path / "bad.json")
+    assert not list(folder.iterdir())

@@ -13,7 +13,7 @@ from qeqtrain.data.contiguous import BLOCK, Checksums, ContiguousColumn, OpenFil
 from qeqtrain.data.sources import Joined, Source, source_from_frames
 from qeqtrain.data.writing import write_store
 from qeqtrain.errors import UserMistake
-from qeqtrain.structures import ChargeGroups, Structures
+from qeqtrain.structures import ChargeGroups
 
 LABELS = ("energy", "forces", "stress", "charges", "dipole", "born_charges")
 ORDER = [13, 2, 3, 4, 15, 0, 1, 2]
@@ -113,29 +113,6 @@ def test_a_missing_total_charge_is_refused(make_molecule):
     source = source_from_frames([make_molecule(), make_molecule(1, charge=None)])
     with pytest.raises(ValueError, match=r"structures \[1\] have no total charge"):
         FrameBatches(source, LABELS, {"backbone": 4.0}).batch([0, 1])
-
-
-def test_a_batch_goes_to_another_process_as_one_tensor(frames):
-    batches = FrameBatches(source_from_frames(frames), LABELS, {"backbone": 4.0})
-    batch = batches.batch(ORDER)
-    assert same(pickle.loads(pickle.dumps(batch)), batch)
-    _, (buffer, *_) = batch.__reduce__()
-    assert buffer.nbytes < 1.2 * sum(v.nbytes for v in tensors(batch).values()) + 64 * 40
-
-
-def test_a_batch_of_groups_and_one_of_nothing_go_to_another_process(frames):
-    s = replace(
-        frames[0].structure,
-        fragments=np.array([0, 0, 1]),
-        fragment_charges=np.array([0.0, -1.0]),
-    )
-    source = source_from_frames([replace(frames[0], structure=s), frames[1]])
-    batches = FrameBatches(source, LABELS, {"backbone": 4.0})
-    for chosen in ([0, 1], []):
-        batch = batches.batch(chosen)
-        again = pickle.loads(pickle.dumps(batch))
-        assert isinstance(again.structures, Structures)
-        assert same(again, batch)
 
 
 def column_in(path, values):

@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qeqtrain.data.checks import all_finite, closest_distance, geometry_mistakes
+from qeqtrain.data.checks import (
+    CLOSEST,
+    all_finite,
+    closest_distance,
+    closest_image,
+    geometry_mistakes,
+)
 from qeqtrain.structures import Structure
 
 
@@ -43,3 +49,37 @@ def test_a_cell_spans_space_or_is_refused(cell, sound):
         pbc=np.ones(3, dtype=bool),
     )
     assert (geometry_mistakes(structure) == []) is sound
+
+
+def all_pairs(structure, cell):
+    """Smallest distance through the image that is nearest by fractional coordinates."""
+    fractions = structure.positions @ np.linalg.inv(cell)
+    vectors = fractions[:, None] - fractions
+    vectors = (vectors - np.rint(vectors) * structure.pbc) @ cell
+    distances = np.sqrt((vectors**2).sum(-1))
+    return distances[~np.eye(len(structure), dtype=bool)].min()
+
+
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, False, True), (False, True, False)])
+@pytest.mark.parametrize("layered", [False, True])
+def test_atoms_that_meet_through_an_image_are_found_among_many(pbc, layered):
+    random = np.random.default_rng([*pbc, layered])
+    for _ in range(40):
+        n = int(random.integers(64, 100))
+        cell = np.diag(random.uniform(4, 12, 3)) + random.normal(scale=0.5, size=(3, 3))
+        fractions = random.uniform(-0.5, 1.5, (n, 3))
+        if layered:
+            fractions[:, random.integers(3)] = random.integers(0, 3, n) / 3
+        positions = fractions @ cell
+        i, j = random.choice(n, 2, replace=False)
+        apart = random.normal(size=3)
+        apart *= random.uniform(0.01, 0.13) / np.linalg.norm(apart)
+        image = random.integers(-2, 3, 3) * pbc
+        positions[i] = positions[j] + apart + image @ cell
+        structure = Structure(np.full(n, 8), positions, cell, np.array(pbc))
+        expected = all_pairs(structure, cell)
+        found = closest_image(structure, cell)
+        if expected < CLOSEST:
+            assert found == pytest.approx(expected, abs=1e-9)
+        else:
+            assert found >= CLOSEST

@@ -60,6 +60,21 @@ def test_an_edge_budget_counts_directed_edges_of_the_longest_cutoff(files):
         assert 2 * len(batch.structures.edges["charge"].sender) <= 60
 
 
+def test_ranks_share_many_frames_by_pairs_only_if_they_are_stored(
+    tmp_path, make_molecule, monkeypatch
+):
+    monkeypatch.setattr("qeqtrain.data.sets._NEIGHBOR_SAMPLE", 2)
+    frames = [make_molecule(i, n=3 + i % 4) for i in range(20)]
+    for name, cutoff in (("with.h5", 5.0), ("without.h5", None)):
+        write_store(tmp_path / name, frames, pairs_cutoff=cutoff)
+        sets = prepared(train=str(tmp_path / name), split={"val": 2})
+        chosen = range(len(sets.split_ids["train"]))
+        batches = [sets.batches("train").batch([i]).structures for i in chosen]
+        pairs = [2 * len(s.edges["charge"].sender) for s in batches]
+        expected = [s.n_atoms for s in batches] if cutoff is None else pairs
+        assert sets.plan("train", ranks=2).weights.tolist() == expected
+
+
 def test_a_label_that_the_loss_asks_for_must_be_there(files):
     sets = DataSets(**files)
     with pytest.raises(UserMistake) as caught:

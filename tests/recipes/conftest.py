@@ -21,7 +21,7 @@ def frame(random: np.random.Generator) -> str:
     ]
     head = (
         f"Properties=species:S:1:pos:R:3:forces:R:3:charges:R:1 energy={-14 + random.normal()} "
-        'charge=0 dipole="0.0 0.0 0.4" pbc="F F F"'
+        'charge=0 spin_multiplicity=1 dipole="0.0 0.0 0.4" pbc="F F F"'
     )
     return "\n".join(("3", head, *lines)) + "\n"
 

@@ -18,11 +18,12 @@ RECIPES = recipe_names()
 FINE_TUNING = {
     name for name in RECIPES if load_recipe(name, only_show=True).settings["finetune"]
 }
+LARGE = ("mptrj", "omat", "matpes", "hdf5")
 OPTIONS = [f"{group}={option}" for group in group_names() for option in option_names(group)]
 
 
 def prepared(name: str, water: Path, *overrides: str) -> Recipe:
-    return load_recipe(name, ["data=files", f"data.train={water}", *overrides])
+    return load_recipe(name, ["data=files", f"data.train={water}", "data.val=null", *overrides])
 
 
 def test_the_recipes_are_all_found() -> None:
@@ -58,6 +59,19 @@ def test_every_option_opens_with_a_sentence_about_itself(option: str) -> None:
     assert len(first) > 20
 
 
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.partition("/")[0] in LARGE])
+def test_a_recipe_of_a_large_set_says_what_to_get_and_how_to_launch_it(name: str) -> None:
+    head = (shipped("recipes") / f"{name}.yaml").read_text().partition("defaults:")[0]
+    told = "https://" in head and "qeqtrain data convert" in head
+    assert told or f"as in {name.partition('/')[0]}/" in head
+    assert "srun qeqtrain fit" in head
+    assert "trainer.max_steps=100" in head
+    settings = load_recipe(name, only_show=True).settings
+    assert settings["trainer"]["accelerator"] == "gpu"
+    assert settings["trainer"]["devices"] == "auto"
+    assert settings["data"]["batch_atoms"] > 0
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_becomes_objects(name: str, water: Path) -> None:
     from qeqtrain.training.assembly import sketch_potential
@@ -76,7 +90,10 @@ def test_a_recipe_becomes_objects(name: str, water: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_makes_its_first_step(name: str, water: Path, qeqtrain) -> None:
-    words = ("data=files", f"data.train={water}", "trainer.max_steps=1", "trainer.max_epochs=1")
+    words = (
+        *("data=files", f"data.train={water}", "data.val=null", "trainer.accelerator=cpu"),
+        *("trainer.max_steps=1", "trainer.max_epochs=1"),
+    )
     no_stress = "loss.stress=0"  # molecules have none
     if name in FINE_TUNING:
         begun = qeqtrain("fit", "smoke/qet", *words, "run_folder=source")
