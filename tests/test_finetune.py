@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,17 @@ def test_check_tells_of_a_fine_tuning(
 ) -> None:
     assert main(["check", *words[1:], "finetune.train=heads"]) == 0
     assert "of them trained" in capsys.readouterr().out
+
+
+def test_the_report_sets_errors_before_and_after_side_by_side(
+    words: list[str], tmp_path: Path
+) -> None:
+    old = write_frames(tmp_path / "old.extxyz", 20, seed=7)
+    rows = ["data.split={val: 4}", "finetune=replay", f"finetune.replay={old}"]
+    assert main([*words, *rows, "finetune.rank=2"]) == 0
+    said = (tmp_path / "run" / "report.md").read_text()
+    assert "| quantity | unit | zero-shot | references refitted | fine-tuned |" in said
+    assert said.index("validation split, before and after") < said.index("## Forgetting")
+    assert "- trained further: all weights; matrices by products of rank 2" in said
+    assert re.search(r"reference energies refitted, by Na [-+]\d.*, Cl [-+]\d.* eV", said)
+    assert "- replayed: 20% of the structures of an epoch, on what the source said" in said

@@ -62,6 +62,7 @@ class Tuning:
         self.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
         self.origin = read_origin(settings.model)
         self.added: list[int] = []
+        self._changes: dict[str, Any] = {}
         self._tables: dict[str, dict[str, Errors]] = {}
         self._replay: Replay | None = None
 
@@ -89,6 +90,7 @@ class Tuning:
             _set_references(
                 model, {z: e + shift.get(z, 0.0) for z, e in model.references.items()}
             )
+            self._changes["references"] = {chemical_symbols[z]: e for z, e in shift.items()}
         self.settings.govern(self.optim, model)
         return model.train()
 
@@ -108,6 +110,7 @@ class Tuning:
                 f"{self.origin.sha256[:12]}, was {str(said['sha256'])[:12]}); put that back"
             )
         self._tables = {k: dict(v) for k, v in (said.get("tables") or {}).items()}
+        self._changes = dict(said.get("changes") or {})
         self.settings.govern(self.optim, model)
         return model
 
@@ -128,7 +131,7 @@ class Tuning:
                 say(f"finetune: {note}")
         if not self._tables and first_rank():
             self._first_tables(model, shift)
-            run.note(**{ENTRY: {**self.origin.plain(), "tables": self._tables}})
+            self._note(run)
         if self._replay is not None:
             self._replay.mix_into(self.data)
 
@@ -146,7 +149,12 @@ class Tuning:
             errors, _ = errors_of(model, batches, self.device)
             self._tables.setdefault(split, {})["fine-tuned"] = errors
             say(table(TITLES[split], self._tables[split]))
-        run.note(**{ENTRY: {**self.origin.plain(), "tables": self._tables}})
+        self._note(run)
+
+    def _note(self, run: RunFolder) -> None:
+        """Keep in run.json how the model differs from its source, and the errors of both."""
+        entry = {**self.origin.plain(), "changes": self._changes, "tables": self._tables}
+        run.note(**{ENTRY: entry})
 
     def _with_all_elements(self, source: Potential) -> Potential:
         """Add the elements of the data that the source lacks, if that is allowed."""
@@ -169,7 +177,8 @@ class Tuning:
             raise UserMistake(*problems)
         untrained = source.conventions.get("untrained_elements", [])
         trained = [z for z in source.elements if z not in untrained]
-        say(f"finetune: {describe(missing, trained)}")
+        self._changes["elements"] = describe(missing, trained)
+        say(f"finetune: {self._changes['elements']}")
         self.added = missing
         return with_elements(source, missing, trained)
 
