@@ -63,6 +63,8 @@ def _changes(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> list[st
         said.append(f"elements added: {changes['elements']}")
     if settings.get("charge") == "new":
         said.append("the charge head began anew")
+    if (reads := settings.get("conditioning", "keep")) != "keep":
+        said.append(f"begins to read: {reads.replace('_', ' ')}")
     if "references" in changes:
         shift = ", ".join(f"{symbol} {e:+.3f}" for symbol, e in changes["references"].items())
         said.append(f"reference energies refitted, by {shift} eV")

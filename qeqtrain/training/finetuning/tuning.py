@@ -13,8 +13,9 @@ from ase.data import chemical_symbols
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.archive import load
-from qeqtrain.models.charge_states import checked_policy
+from qeqtrain.models.charge_states import StatesRead, checked_policy
 from qeqtrain.models.potential import Potential
+from qeqtrain.training.finetuning.conditions import with_conditions
 from qeqtrain.training.finetuning.elements import describe, with_elements
 from qeqtrain.training.finetuning.heads import with_new_charges
 from qeqtrain.training.finetuning.origin import read_origin
@@ -83,6 +84,8 @@ class Tuning:
             charges = self.data.statistics.charge_range
             model, new = with_new_charges(model, self.nodes, charges)
             say(f"finetune: charges begin anew; {len(new)} of the model's weights are new")
+        if self.settings.conditioning != "keep":
+            model = with_conditions(model, self.settings.conditioning)
         model.conventions = self._conventions(model)
         model.unseen_charge_states = model.conventions["unseen_charge_states"]
         if self.settings.references == "refit":
@@ -187,11 +190,16 @@ class Tuning:
         before, statistics = self.origin.potential.conventions, self.data.statistics
         trained = set(statistics.elements)
         found = {**before, **self.data.conventions}
-        for key, met in (
-            ("charge_states", statistics.total_charges),
-            ("spins", statistics.spins),
+        reads = StatesRead.of(model.spec, model.charge_references)
+        read = StatesRead.of(self.origin.potential.spec, model.charge_references)
+        mixed = self.settings.replay is not None and self.settings.replay_share > 0.0
+        for key, met, begins in (
+            ("charge_states", statistics.total_charges, reads.charge and not read.charge),
+            ("spins", statistics.spins, reads.spin and not read.spin),
         ):
-            found[key] = sorted({*map(float, before.get(key, [])), *map(float, met)})
+            # What begins to be read was met in the new data alone.
+            known = before.get(key, []) if mixed or not begins else []
+            found[key] = sorted({*map(float, known), *map(float, met)})
         strange = {*before.get("untrained_elements", []), *self.added}
         found["untrained_elements"] = sorted(z for z in strange if z not in trained)
         found["unseen_charge_states"] = checked_policy(
