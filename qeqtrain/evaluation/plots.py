@@ -74,7 +74,8 @@ def parity_plot(evaluation: Evaluation, quantity: str) -> Figure:
             rasterized=True,
             zorder=2,
         )
-        figure.colorbar(drawn, ax=axes, label=_counted(quantity), shrink=0.75)
+        beside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))  # as high as the square
+        figure.colorbar(drawn, cax=beside, label=_counted(quantity))
     else:
         _draw_points(axes, evaluation, quantity, label, predicted)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
