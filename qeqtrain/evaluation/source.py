@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qeqtrain.evaluation.tables import Table, number
-from qeqtrain.models.foundation import FOUNDATION_MODELS
-from qeqtrain.training.finetuning.tuning import ENTRY
+from qeqtrain.training.finetuning.origin import ENTRY
 from qeqtrain.training.quantities import QUANTITIES
 
 _WORDS = {
@@ -37,9 +36,6 @@ def source_facts(known: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
         Nothing for a model that began with random weights.
     """
     origin = dict(known.get("foundation") or known.get(ENTRY) or {})
-    published = FOUNDATION_MODELS.get(str(origin.get("model", "")))
-    if published is not None:
-        origin |= {"source": published.source, "license": published.license}
     said = [f"{words}: {origin[key]}" for key, words in _WORDS.items() if key in origin]
     settings = (known.get("recipe") or {}).get("finetune")
     if settings:

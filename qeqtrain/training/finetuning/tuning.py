@@ -18,7 +18,7 @@ from qeqtrain.models.potential import Potential
 from qeqtrain.training.finetuning.conditions import with_conditions
 from qeqtrain.training.finetuning.elements import describe, with_elements
 from qeqtrain.training.finetuning.heads import with_new_charges
-from qeqtrain.training.finetuning.origin import read_origin
+from qeqtrain.training.finetuning.origin import ENTRY, read_origin
 from qeqtrain.training.finetuning.refit import Shift, refit
 from qeqtrain.training.finetuning.replay import Replay, prepare_replay
 from qeqtrain.training.finetuning.settings import FineTuning
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from qeqtrain.data.sets import DataSets
     from qeqtrain.training.optim import Optimization
     from qeqtrain.training.records import RunFolder
-
-ENTRY = "finetuned_from"
-"""Entry of a model's conventions and of run.json that names the source."""
 
 TITLES = {"val": "validation", "test": "test", "replay": "replay (forgetting)"}
 
