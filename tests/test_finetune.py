@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def test_finetune_sends_other_recipes_to_fit(
     ("override", "expected"),
     [
         ("backbone=nequip", "backbone: the model's parts are those of"),
+        ("backbone.conditioning=charge", "finetune.conditioning"),
         ("backbone.channels=12", "backbone.channels: the model's parts"),
         ("charge=none", "finetune.charge=new"),
         ("model=nequip_lr", "model: the model's parts"),
@@ -81,6 +83,7 @@ def test_finetune_sends_other_recipes_to_fit(
         ("finetune.train=head", "expected all, heads, or a list"),
         ("finetune.replay_share=1.5", "expected 0 to below 1"),
         ("finetune.new_element=add", "did you mean 'new_elements'"),
+        ("finetune.conditioning=spin", "expected keep or charge or charge_and_spin"),
     ],
 )
 def test_what_cannot_be_is_said(
@@ -111,8 +114,38 @@ def test_a_new_charge_head_may_be_chosen(words: list[str], tmp_path: Path) -> No
     assert recipe.settings["backbone"] == source_model().spec["backbone"]
 
 
+def test_a_model_may_begin_to_read_the_total_charge(words: list[str]) -> None:
+    overrides = [*words[2:], "finetune.conditioning=charge"]
+    recipe = with_source(load_recipe(words[1], overrides), overrides)
+    assert recipe.settings["backbone"]["conditioning"] == "charge"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "verb"), [("reaxnet/finetune", "finetune"), ("reaxnet/small", "fit")]
+)
+def test_a_copy_names_the_verb_that_runs_it(
+    recipe: str, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["copy", recipe, str(tmp_path / "mine.yaml")]) == 0
+    assert f"qeqtrain {verb} {tmp_path / 'mine.yaml'}" in capsys.readouterr().out
+
+
 def test_check_tells_of_a_fine_tuning(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", *words[1:], "finetune.train=heads"]) == 0
     assert "of them trained" in capsys.readouterr().out
+
+
+def test_the_report_sets_errors_before_and_after_side_by_side(
+    words: list[str], tmp_path: Path
+) -> None:
+    old = write_frames(tmp_path / "old.extxyz", 20, seed=7)
+    rows = ["data.split={val: 4}", "finetune=replay", f"finetune.replay={old}"]
+    assert main([*words, *rows, "finetune.rank=2"]) == 0
+    said = (tmp_path / "run" / "report.md").read_text()
+    assert "| quantity | unit | zero-shot | references refitted | fine-tuned |" in said
+    assert said.index("validation split, before and after") < said.index("## Forgetting")
+    assert "- trained further: all weights; matrices by products of rank 2" in said
+    assert re.search(r"reference energies refitted, by Na [-+]\d.*, Cl [-+]\d.* eV", said)
+    assert "- replayed: 20% of the structures of an epoch, on what the source said" in said

@@ -70,8 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         file = best_checkpoint(path)
         size += f" ({file}: {file.stat().st_size / 1e6:.2f} MB)"
     lines = [f"{out}: {size}, {header['spec']['dtype']}", f"elements: {shown}"]
-    if foundation := entry.get("foundation"):
-        lines.append(f"source: {foundation['source']}")
-        lines.append(f"licence: {foundation['license']}")
+    origin = entry.get("foundation") or entry.get("finetuned_from") or {}
+    words = {"model": "fine-tuned from", "source": "source", "license": "licence"}
+    lines += [f"{word}: {origin[key]}" for key, word in words.items() if key in origin]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -37,6 +37,12 @@ REMEDIES: Mapping[str, str] = {
     "references": "finetune.references says what becomes of them",
 }
 
+HINTS: Mapping[str, str] = {
+    "charge": "; finetune.charge=new makes a new charge head",
+    "backbone.conditioning": "; finetune.conditioning lets the model read it",
+}
+"""What changes parts of the source all the same."""
+
 
 def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     """Describe the arguments."""
@@ -103,6 +109,8 @@ def with_source(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     for part in PARTS:
         if part not in ours:
             settings[part] = spec.get(part, {})
+    if (wanted := node.get("conditioning", "keep")) != "keep":
+        settings["backbone"] = {**settings["backbone"], "conditioning": wanted}
     found = {**settings["potential"], "dtype": spec["dtype"]}
     found["atomic_dipoles"] = bool(spec.get("atomic_dipoles"))
     if not isinstance(potential.scale, dict):
@@ -133,7 +141,7 @@ def _refuse_fixed(said: set[str], model: str, *, new_charges: bool) -> None:
         if group in ("charge", "coupling") and new_charges:
             continue
         if group in (*PARTS, "model"):
-            hint = "; finetune.charge=new makes a new charge head" if group == "charge" else ""
+            hint = HINTS.get(key, HINTS.get(group, ""))
             problems.append(
                 f"{key}: the model's parts are those of {model}; leave it out{hint}"
             )

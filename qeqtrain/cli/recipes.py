@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.recipe import folders, load_recipe
 
 KINDS = ("recipes", "sweeps", "parts", "models", "families", "suites")
+_WITH_SOURCE = re.compile(r"^\s*-\s*override /finetune:\s*(?!none\b)\w", re.MULTILINE)
+"""The line of a recipe that begins with a trained model."""
 
 
 def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
@@ -133,8 +136,7 @@ def run_copy(arguments: argparse.Namespace) -> int:
         target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     except OSError as error:
         raise UserMistake(f"copy to {target}: cannot be written: {error.strerror}") from error
-    verb = "sweep" if is_sweep else "fit"
-    if arguments.recipe.startswith("finetune/"):
-        verb = "finetune"
+    begins = _WITH_SOURCE.search(source.read_text(encoding="utf-8"))
+    verb = "sweep" if is_sweep else "finetune" if begins else "fit"
     sys.stdout.write(f"{target} written; edit it, then: qeqtrain {verb} {target}\n")
     return 0

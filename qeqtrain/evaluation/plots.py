@@ -35,6 +35,8 @@ AXES = {
     "born_charges": ("Born charge components", "e", 1.0),
 }
 """Title, unit and factor of every quantity's axes; errors are in the unit of the tables."""
+COUNTED = {"energy": "structures", "charges": "atoms"}
+"""What a point is; of everything else a component."""
 
 
 def parity_plots(evaluation: Evaluation) -> dict[str, Figure]:
@@ -72,7 +74,8 @@ def parity_plot(evaluation: Evaluation, quantity: str) -> Figure:
             rasterized=True,
             zorder=2,
         )
-        figure.colorbar(drawn, ax=axes, label="components", shrink=0.75)
+        beside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))  # as high as the square
+        figure.colorbar(drawn, cax=beside, label=_counted(quantity))
     else:
         _draw_points(axes, evaluation, quantity, label, predicted)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
@@ -140,6 +143,10 @@ def _draw_points(
         )
 
 
+def _counted(quantity: str) -> str:
+    return COUNTED.get(quantity, "components")
+
+
 def _write_errors(axes: Any, evaluation: Evaluation, quantity: str) -> None:
     errors = evaluation.compared[quantity].errors()
     assert errors is not None
@@ -148,7 +155,7 @@ def _write_errors(axes: Any, evaluation: Evaluation, quantity: str) -> None:
     axes.text(
         0.03,
         0.97,
-        f"{shown}\n{errors.count:,} components",
+        f"{shown}\n{errors.count:,} {_counted(quantity)}",
         transform=axes.transAxes,
         va="top",
         fontsize=8,

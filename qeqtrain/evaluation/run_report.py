@@ -22,9 +22,9 @@ from qeqtrain.evaluation.evaluate import evaluate
 from qeqtrain.evaluation.learning_curves import learning_curves, read_metrics
 from qeqtrain.evaluation.pictures import MOST_FRAMES, charges_by_element
 from qeqtrain.evaluation.plots import AXES, charge_histogram, parity_plots
+from qeqtrain.evaluation.source import source_facts, source_tables
 from qeqtrain.evaluation.tables import Table, facts, number
 from qeqtrain.models.archive import best_checkpoint, load, passport
-from qeqtrain.models.foundation import FOUNDATION_MODELS
 from qeqtrain.training.progress import duration
 from qeqtrain.training.quantities import QUANTITIES
 from qeqtrain.training.screen import say
@@ -58,9 +58,10 @@ def write_run_report(folder: Path, data: DataSets) -> Path:
     document = Document(f"Run {folder.name}")
     document.say(_model(potential, known))
     document.add(_data(data, known), _elements(data))
-    document.say(_source(known), "Source")
-    document.say(_time(folder, metrics), "Training")
-    document.add(_errors(known))
+    run = _run(folder)
+    document.say(source_facts(known, run), "Source")
+    document.say(_time(run, metrics), "Training")
+    document.add(*(source_tables(run) or [_errors(known)]))
     curves = learning_curves(metrics)
     if curves is not None:
         document.draw("Learning curves", learning_curves=("learning curves", curves))
@@ -137,17 +138,6 @@ def _model(potential: Potential, known: Mapping[str, Any]) -> list[str]:
     if known.get("data_fingerprint"):
         said.append(f"fingerprint of the data: {known['data_fingerprint']}")
     return said
-
-
-def _source(known: Mapping[str, Any]) -> list[str]:
-    """Say which model training began with, and what its licence is."""
-    origin = dict(known.get("foundation") or known.get("finetuned_from") or {})
-    published = FOUNDATION_MODELS.get(str(origin.get("model", "")))
-    if published is not None:
-        origin |= {"source": published.source, "license": published.license}
-    words = {"model": "begun with", "name": "published as", "license": "its licence"}
-    words |= {"sha256": "its sha256", "source": "its source", "page": "its page"}
-    return [f"{words[key]}: {value}" for key, value in origin.items() if key in words]
 
 
 def _files(known: Mapping[str, Any], split: str) -> str:
@@ -235,10 +225,14 @@ def _charges(predicted: Mapping[str, np.ndarray], labelled: Mapping[str, np.ndar
     return Table("Charges (e)", head, rows)
 
 
-def _time(folder: Path, metrics: Mapping[str, np.ndarray]) -> list[str]:
-    """Say how training was started and how long it took."""
+def _run(folder: Path) -> dict[str, Any]:
+    """Read run.json, if it is there."""
     file = folder / "run.json"
-    run = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _time(run: Mapping[str, Any], metrics: Mapping[str, np.ndarray]) -> list[str]:
+    """Say how training was started and how long it took."""
     said = [
         f"{session['started']}: qeqtrain {' '.join(session['argv'][1:])}"
         for session in run.get("sessions", ())

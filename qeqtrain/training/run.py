@@ -18,8 +18,8 @@ from qeqtrain.models.archive import restore
 from qeqtrain.models.compiling import CompiledResponse
 from qeqtrain.training.assembly import potential_for, sketch_potential, unseen_state_notes
 from qeqtrain.training.checkpoints import BEST, Checkpoints
+from qeqtrain.training.finetuning.origin import ENTRY as FINETUNED_FROM
 from qeqtrain.training.finetuning.settings import FineTuning
-from qeqtrain.training.finetuning.tuning import ENTRY as FINETUNED_FROM
 from qeqtrain.training.finetuning.tuning import Tuning
 from qeqtrain.training.loss import TERMS, Loss
 from qeqtrain.training.module import MONITOR, TrainingModule

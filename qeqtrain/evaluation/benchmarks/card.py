@@ -106,9 +106,12 @@ def model_card(
     }
     if metrics:
         card["metrics"] = metrics
+    origin = potential.conventions.get("finetuned_from") or {}
+    words = {"model": "Fine-tuned from", "source": "Its source", "license": "Its licence"}
     card["notes"] = {
         "description": f"Measured with qeqtrain {version('qeqtrain')}; charges: "
-        f"{'yes' if potential.has_charges else 'no'}.",
+        f"{'yes' if potential.has_charges else 'no'}."
+        + "".join(f" {word}: {origin[key]}." for key, word in words.items() if key in origin),
         "benchmarks": {
             suite: {
                 "numbers": found["numbers"],

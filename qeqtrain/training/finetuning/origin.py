@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from qeqtrain.models.archive import best_checkpoint, load
+from qeqtrain.models.archive import best_checkpoint, load, passport
 from qeqtrain.models.foundation import FOUNDATION_MODELS
 from qeqtrain.models.potential import Potential
+
+ENTRY = "finetuned_from"
+"""Entry of a checkpoint, of a model's conventions and of run.json that names the source."""
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,18 @@ class Origin:
         name: of a foundation model, or a path.
         sha256: of the file with the weights.
         potential: with averaged weights where training kept an average.
+        published: ``source`` and ``license`` of the published model that it is, or that it was
+            itself fine-tuned from.
     """
 
     name: str
     sha256: str
     potential: Potential
+    published: Mapping[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, str]:
-        """Name and digest, for the header of checkpoints."""
-        return {"model": self.name, "sha256": self.sha256}
+        """Name, digest and licence, for the header of checkpoints."""
+        return {"model": self.name, "sha256": self.sha256, **self.published}
 
 
 def read_origin(model: str) -> Origin:
@@ -40,14 +47,16 @@ def read_origin(model: str) -> Origin:
         UserMistake: no such model, or a damaged file.
     """
     path = Path(model)
+    potential = load(model)  # says what is wrong with the name, and finds the files
+    said = passport(model)
+    about = said.get("foundation") or said.get(ENTRY) or {}
+    published = {key: str(about[key]) for key in ("source", "license") if key in about}
     if path.exists():
-        file = best_checkpoint(path)
-        name = str(path.absolute())
+        name, file = str(path.absolute()), best_checkpoint(path)
     else:
-        potential = load(model)  # says what is wrong with the name, and finds the files
         known = FOUNDATION_MODELS[model]
-        return Origin(model, _sha256(known.folder() / next(iter(known.files))), potential)
-    return Origin(name, _sha256(file), load(file))
+        name, file = model, known.folder() / next(iter(known.files))
+    return Origin(name, _sha256(file), potential, published)
 
 
 def _sha256(path: Path) -> str:

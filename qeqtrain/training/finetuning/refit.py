@@ -3,8 +3,14 @@ r"""Reference energies of another functional: least squares on what a model leav
 The energies of two functionals (or codes, or pseudopotentials) differ mostly by a constant for
 every element. That constant is taken into the references before the first step, where a network
 would spend most of its training on it. What is fitted are differences per atom, in float64, by
-sums of constant size (:class:`~qeqtrain.data.sums.EnergySums`); a combination of elements that
-the compositions leave open is not changed at all, the limit of a ridge that goes to zero.
+sums of constant size (:class:`~qeqtrain.data.sums.EnergySums`).
+
+Fifty frames of sixty elements can be met exactly by constants that say nothing of the next
+frame. So one constant of all atoms is free, and differences between elements are held back by a
+ridge, as strongly as the frames themselves ask for: by the largest evidence (MacKay, Neural
+Comput. 4, 415, 1992), the ratio of noise and differences under which their energies are most
+likely. Where many frames tell elements apart it is next to nothing; a combination of elements
+that the compositions leave open is not changed at all.
 """
 
 from __future__ import annotations
@@ -90,17 +96,52 @@ def refit(potential: Potential, data: DataSets, device: str = "cpu") -> Shift:
 
 
 def solve(sums: EnergySums) -> Shift:
-    """Solve for the shift of least norm, and find what stays open."""
-    energies = sums.references()
-    _, sizes, axes = np.linalg.svd(sums.total[:, :-1], full_matrices=True)
-    told = np.zeros(len(axes), dtype=bool)
-    told[: len(sizes)] = sizes > OPEN * sizes.max(initial=0.0)
-    loose = np.abs(axes[~told]).max(axis=0, initial=0.0) > 1e-3
+    """Solve for the shift, and find what stays open."""
+    if not sums.frames:
+        return Shift({}, (), 0)
+    fractions = sums.total[:, :-1]
+    labels = sums.total[:, -1] + fractions @ sums.guess
+    elements = fractions.shape[1]
+    # Fractions of elements add up to one: a constant of all atoms is a column like theirs.
+    constant = fractions.sum(axis=1)
+    along = constant / np.linalg.norm(constant)
+    left, sizes, axes = np.linalg.svd(
+        fractions - np.outer(along, along @ fractions), full_matrices=False
+    )
+    told = sizes > OPEN * np.linalg.norm(constant)
+    left, sizes, axes = left[:, told], sizes[told], axes[told]
+    rest = labels - along * (along @ labels)
+    seen = left.T @ rest
+    noise = float(rest @ rest - seen @ seen)
+    ridge = _ridge(sizes**2, seen**2, max(noise, 0.0), sums.frames - 1)
+    shift = axes.T @ (sizes * seen / (sizes**2 + ridge))
+    shift += along @ (labels - fractions @ shift) / np.linalg.norm(constant)
+    known = np.vstack([axes, np.ones(elements)])  # what compositions tell, and their sum
+    _, _, every = np.linalg.svd(known, full_matrices=True)
+    loose = np.abs(every[len(known) :]).max(axis=0, initial=0.0) > 1e-3
     return Shift(
-        dict(zip(sums.elements, energies.tolist(), strict=True)),
+        dict(zip(sums.elements, shift.tolist(), strict=True)),
         tuple(z for z, open_ in zip(sums.elements, loose, strict=True) if open_),
         sums.frames,
     )
+
+
+def _ridge(squares: np.ndarray, seen: np.ndarray, noise: float, frames: int) -> float:
+    """Choose the ridge of largest evidence; of equally likely ones the smallest.
+
+    Args:
+        squares: eigenvalues of the normal equations.
+        seen: squared part of the labels along each of them.
+        noise: squared part of the labels that no shift reaches.
+        frames: dimensions that the labels have.
+    """
+    if not len(squares):
+        return 0.0
+    ridges = squares.max() * 10.0 ** np.arange(-20.0, 6.0, 0.1)[:, None]
+    left = noise + (seen * ridges / (squares + ridges)).sum(axis=1)
+    volume = np.log1p(squares / ridges).sum(axis=1)
+    unlikely = frames * np.log(np.maximum(left, np.finfo(np.float64).tiny)) + volume
+    return float(ridges[np.argmax(unlikely <= unlikely.min() + 1e-6), 0])
 
 
 def _per_atom(counts: np.ndarray, energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

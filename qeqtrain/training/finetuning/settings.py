@@ -14,6 +14,7 @@ from qeqtrain.training.optim import Optimization
 References = Literal["refit", "keep"]
 NewElements = Literal["error", "add"]
 ChargeHead = Literal["keep", "new"]
+Conditioning = Literal["keep", "charge", "charge_and_spin"]
 ReplayLabels = Literal["source", "data"]
 
 
@@ -30,6 +31,8 @@ class FineTuning:
             near ones, or treat them as an ``error``.
         charge: ``keep`` the model's charge head, or begin with a ``new`` one: for a model that
             had none, or for charges of another kind.
+        conditioning: embed total ``charge``, or ``charge_and_spin``, in every atom of a model
+            that did not read them, for several charge states; or ``keep`` what it reads.
         lr_decay: learning rate of a layer as a part of the next one's, from the readout down.
         rank: matrices of linear maps move by products of this rank alone (LoRA); ``None``:
             they move freely.
@@ -50,6 +53,7 @@ class FineTuning:
         freeze: list[str] | None = None,
         new_elements: NewElements = "error",
         charge: ChargeHead = "keep",
+        conditioning: Conditioning = "keep",
         lr_decay: float = 1.0,
         rank: int | None = None,
         replay: str | list[str] | None = None,
@@ -60,6 +64,7 @@ class FineTuning:
             "references": (references, References),
             "new_elements": (new_elements, NewElements),
             "charge": (charge, ChargeHead),
+            "conditioning": (conditioning, Conditioning),
             "replay_labels": (replay_labels, ReplayLabels),
         }
         problems = [
@@ -87,6 +92,7 @@ class FineTuning:
         self.freeze = list(freeze or [])
         self.new_elements = new_elements
         self.charge = charge
+        self.conditioning = conditioning
         self.lr_decay = float(lr_decay)
         self.rank = rank
         self.replay = replay

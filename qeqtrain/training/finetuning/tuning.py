@@ -13,11 +13,12 @@ from ase.data import chemical_symbols
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.archive import load
-from qeqtrain.models.charge_states import checked_policy
+from qeqtrain.models.charge_states import StatesRead, checked_policy
 from qeqtrain.models.potential import Potential
+from qeqtrain.training.finetuning.conditions import with_conditions
 from qeqtrain.training.finetuning.elements import describe, with_elements
 from qeqtrain.training.finetuning.heads import with_new_charges
-from qeqtrain.training.finetuning.origin import read_origin
+from qeqtrain.training.finetuning.origin import ENTRY, read_origin
 from qeqtrain.training.finetuning.refit import Shift, refit
 from qeqtrain.training.finetuning.replay import Replay, prepare_replay
 from qeqtrain.training.finetuning.settings import FineTuning
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from qeqtrain.data.sets import DataSets
     from qeqtrain.training.optim import Optimization
     from qeqtrain.training.records import RunFolder
-
-ENTRY = "finetuned_from"
-"""Entry of a model's conventions and of run.json that names the source."""
 
 TITLES = {"val": "validation", "test": "test", "replay": "replay (forgetting)"}
 
@@ -62,6 +60,7 @@ class Tuning:
         self.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
         self.origin = read_origin(settings.model)
         self.added: list[int] = []
+        self._changes: dict[str, Any] = {}
         self._tables: dict[str, dict[str, Errors]] = {}
         self._replay: Replay | None = None
 
@@ -82,6 +81,8 @@ class Tuning:
             charges = self.data.statistics.charge_range
             model, new = with_new_charges(model, self.nodes, charges)
             say(f"finetune: charges begin anew; {len(new)} of the model's weights are new")
+        if self.settings.conditioning != "keep":
+            model = with_conditions(model, self.settings.conditioning)
         model.conventions = self._conventions(model)
         model.unseen_charge_states = model.conventions["unseen_charge_states"]
         if self.settings.references == "refit":
@@ -89,6 +90,7 @@ class Tuning:
             _set_references(
                 model, {z: e + shift.get(z, 0.0) for z, e in model.references.items()}
             )
+            self._changes["references"] = {chemical_symbols[z]: e for z, e in shift.items()}
         self.settings.govern(self.optim, model)
         return model.train()
 
@@ -108,6 +110,7 @@ class Tuning:
                 f"{self.origin.sha256[:12]}, was {str(said['sha256'])[:12]}); put that back"
             )
         self._tables = {k: dict(v) for k, v in (said.get("tables") or {}).items()}
+        self._changes = dict(said.get("changes") or {})
         self.settings.govern(self.optim, model)
         return model
 
@@ -128,7 +131,7 @@ class Tuning:
                 say(f"finetune: {note}")
         if not self._tables and first_rank():
             self._first_tables(model, shift)
-            run.note(**{ENTRY: {**self.origin.plain(), "tables": self._tables}})
+            self._note(run)
         if self._replay is not None:
             self._replay.mix_into(self.data)
 
@@ -146,7 +149,12 @@ class Tuning:
             errors, _ = errors_of(model, batches, self.device)
             self._tables.setdefault(split, {})["fine-tuned"] = errors
             say(table(TITLES[split], self._tables[split]))
-        run.note(**{ENTRY: {**self.origin.plain(), "tables": self._tables}})
+        self._note(run)
+
+    def _note(self, run: RunFolder) -> None:
+        """Keep in run.json how the model differs from its source, and the errors of both."""
+        entry = {**self.origin.plain(), "changes": self._changes, "tables": self._tables}
+        run.note(**{ENTRY: entry})
 
     def _with_all_elements(self, source: Potential) -> Potential:
         """Add the elements of the data that the source lacks, if that is allowed."""
@@ -169,7 +177,8 @@ class Tuning:
             raise UserMistake(*problems)
         untrained = source.conventions.get("untrained_elements", [])
         trained = [z for z in source.elements if z not in untrained]
-        say(f"finetune: {describe(missing, trained)}")
+        self._changes["elements"] = describe(missing, trained)
+        say(f"finetune: {self._changes['elements']}")
         self.added = missing
         return with_elements(source, missing, trained)
 
@@ -178,11 +187,16 @@ class Tuning:
         before, statistics = self.origin.potential.conventions, self.data.statistics
         trained = set(statistics.elements)
         found = {**before, **self.data.conventions}
-        for key, met in (
-            ("charge_states", statistics.total_charges),
-            ("spins", statistics.spins),
+        reads = StatesRead.of(model.spec, model.charge_references)
+        read = StatesRead.of(self.origin.potential.spec, model.charge_references)
+        mixed = self.settings.replay is not None and self.settings.replay_share > 0.0
+        for key, met, begins in (
+            ("charge_states", statistics.total_charges, reads.charge and not read.charge),
+            ("spins", statistics.spins, reads.spin and not read.spin),
         ):
-            found[key] = sorted({*map(float, before.get(key, [])), *map(float, met)})
+            # What begins to be read was met in the new data alone.
+            known = before.get(key, []) if mixed or not begins else []
+            found[key] = sorted({*map(float, known), *map(float, met)})
         strange = {*before.get("untrained_elements", []), *self.added}
         found["untrained_elements"] = sorted(z for z in strange if z not in trained)
         found["unseen_charge_states"] = checked_policy(

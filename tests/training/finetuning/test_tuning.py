@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from qeqtrain.cli import main
 from qeqtrain.data.sets import DataSets
 from qeqtrain.errors import UserMistake
+from qeqtrain.evaluation.benchmarks.card import model_card
 from qeqtrain.models import archive
 from qeqtrain.training.finetuning.settings import FineTuning
 from qeqtrain.training.finetuning.tables import errors_of
@@ -65,6 +67,23 @@ def test_a_checkpoint_names_its_source(tune: Tune, source: Path, tmp_path: Path)
     entry, _ = archive.read_entry(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert entry["finetuned_from"] == expected
     assert archive.load(tmp_path / "run").conventions["finetuned_from"] == expected
+
+
+def test_the_licence_of_a_published_source_goes_along(
+    tune: Tune, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(source, weights_only=True)
+    content["qeqtrain"]["foundation"] = {"name": "x", "source": "a shelf", "license": "BSD"}
+    torch.save(content, source)
+    tune("first", max_epochs=1)
+    tune("second", model=tmp_path / "first", max_epochs=1)
+    model = archive.load(tmp_path / "second")
+    origin = model.conventions["finetuned_from"]
+    assert (origin["source"], origin["license"]) == ("a shelf", "BSD")
+    card, _ = model_card(model, "mine", {})
+    assert "Its source: a shelf. Its licence: BSD." in card["notes"]["description"]
+    assert main(["export", str(tmp_path / "second"), str(tmp_path / "model")]) == 0
+    assert "licence: BSD" in capsys.readouterr().out
 
 
 def test_what_the_source_fixes_is_kept(tune: Tune, source: Path, tmp_path: Path) -> None:
