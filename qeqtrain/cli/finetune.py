@@ -110,7 +110,8 @@ def with_source(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     if "potential.unseen_charge_states" not in said:
         found["unseen_charge_states"] = potential.unseen_charge_states
     settings["potential"] = found
-    if "total_charge" in before and "data.total_charge" not in said:
+    one_set = "sets" not in settings["data"]  # several are refused where data are read
+    if one_set and "total_charge" in before and "data.total_charge" not in said:
         settings["data"] = {**settings["data"], "total_charge": before["total_charge"]}
     if Path(node["model"]).exists():
         node["model"] = str(Path(node["model"]).absolute())

@@ -62,11 +62,12 @@ class DataFiles:
             problems.append("data.split_file says all; leave out data.val and data.test")
         return problems
 
-    def open(self, seed: int) -> Parts:
+    def open(self, seed: int, prefix: str = "") -> Parts:
         """Open every file and divide; the mistakes of all files come together.
 
         Args:
             seed: of the division.
+            prefix: of the ids of these frames in a run on several data sets.
 
         Raises:
             UserMistake: files that cannot be read, or divided as asked.
@@ -83,7 +84,7 @@ class DataFiles:
             raise UserMistake(*problems)
         source = opened["train"]
         if self._split_file:
-            chosen = split_from_file(source, self._split_file)
+            chosen = split_from_file(source, self._split_file, prefix)
         else:
             chosen = split_indices(source, self._split, self._split_by, seed)
         parts = {name: (source, chosen[name]) for name in SPLITS}

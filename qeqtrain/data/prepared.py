@@ -15,6 +15,7 @@ import numpy as np
 
 from qeqtrain.data.batching import FrameBatches, StatefulLoader
 from qeqtrain.data.budget import Batching
+from qeqtrain.data.draws import Draws
 from qeqtrain.data.labels import LABELS
 from qeqtrain.data.opening import Parts
 from qeqtrain.data.plan import BatchPlan
@@ -88,22 +89,22 @@ class PreparedFrames:
         asked = [name for name, wanted in (labels or {}).items() if wanted]
         self._parts = self._open()
         self._batches = {}
-        for name in ("statistics", "fingerprint"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("fingerprint", None)
+        self._forget_statistics()
         sources = self._sources()
         problems: list[str] = []
         train, frames = self._parts["train"]
         if len(frames) == 0:
             problems.append("no frame is left to train on")
         problems += label_problems(train, frames, asked)
-        problems += [text for source in sources for text in charge_problems(source)]
+        problems += self._charge_problems()
         if problems:
             raise UserMistake(*problems)
         self.notes = [note for source in sources for note in source.notes]
         for source in sources:
             self.notes += [*charge_notes(source), *field_notes(source)]
             self.notes += fragment_notes(source)
-        self.notes += leaks(self._parts) + partial_notes(self._parts, asked)
+        self.notes += leaks(self._parts) + self._partial_notes(asked)
         self.notes += stranger_notes(self._parts)
         carried = {name for source in sources for name in source.present}
         self._labels = tuple(
@@ -145,7 +146,7 @@ class PreparedFrames:
             raise UserMistake(*problems)
         if _numbers(cutoffs) != _numbers(self._cutoffs):
             self._batches = {}
-            self.__dict__.pop("statistics", None)
+            self._forget_statistics()
         self._cutoffs = dict(cutoffs)
         for batches in self._batches.values():
             batches.cutoffs = dict(cutoffs)
@@ -172,6 +173,22 @@ class PreparedFrames:
     def _sources(self) -> list[Source]:
         """Distinct sources, in the order of the splits."""
         return list({id(source): source for source, _ in self._parts.values()}.values())
+
+    def _charge_problems(self) -> list[str]:
+        """Total charges that are not known, and charges that are no net charges."""
+        return [text for source in self._sources() for text in charge_problems(source)]
+
+    def _partial_notes(self, asked: list[str]) -> list[str]:
+        """Labels that the loss asks for and some frames lack."""
+        return partial_notes(self._parts, asked)
+
+    def _draws(self, split: str) -> Draws | None:
+        """How often frames come in an epoch, where that is not once."""
+        del split
+        return None
+
+    def _forget_statistics(self) -> None:
+        self.__dict__.pop("statistics", None)
 
     def _require_prepared(self) -> None:
         if not self._parts:
@@ -200,8 +217,12 @@ class PreparedFrames:
     @cached_property
     def fingerprint(self) -> str:
         """Fingerprint of all frames and of their division."""
+        return self._fingerprint()
+
+    def _fingerprint(self, *words: str) -> str:
+        """Fingerprint of frames, division, and what else matters."""
         self._require_prepared()
-        state = blake2b(digest_size=16)
+        state = blake2b("".join(words).encode(), digest_size=16)
         for name, (source, frames) in self._parts.items():
             state.update(f"{name}:{source.fingerprint}:".encode() + frames.tobytes())
         return state.hexdigest()
@@ -220,14 +241,24 @@ class PreparedFrames:
         self._require_prepared()
         source, frames = self._parts["train"]
         average = math.nan
-        if fixed := _numbers(self._cutoffs):
-            consumer = "backbone" if "backbone" in fixed else next(iter(fixed))
-            if len(frames) <= _NEIGHBOR_SAMPLE:
-                pairs = self.batches("train").pair_counts(consumer).sum()
-                average = 2.0 * float(pairs) / float(source.sizes[frames].sum())
-            else:
-                average = neighbor_average(source, frames, fixed[consumer])
+        consumer, counts = self._counted_consumer(), self._pair_counts()
+        if counts is not None:
+            average = 2.0 * float(counts.sum()) / float(source.sizes[frames].sum())
+        elif consumer is not None:
+            average = neighbor_average(source, frames, _numbers(self._cutoffs)[consumer])
         return statistics(source, frames, average)
+
+    def _counted_consumer(self) -> str | None:
+        """Consumer whose neighbours are counted, if any has a cutoff that is a number."""
+        fixed = _numbers(self._cutoffs)
+        return "backbone" if "backbone" in fixed else next(iter(fixed), None)
+
+    def _pair_counts(self) -> np.ndarray | None:
+        """Pairs of every training frame, ``(n,)``, if they are few enough to find them all."""
+        consumer, (_, frames) = self._counted_consumer(), self._parts["train"]
+        if consumer is None or len(frames) > _NEIGHBOR_SAMPLE:
+            return None
+        return self.batches("train").pair_counts(consumer)
 
     def plan(self, split: str, ranks: int = 1) -> BatchPlan:
         """Batches of a split: shuffled for training, in order otherwise."""
@@ -245,7 +276,8 @@ class PreparedFrames:
         few = len(frames) <= _NEIGHBOR_SAMPLE and bool(_numbers(self._cutoffs))
         work = self._edges(split) if kind == "edges" or (few and ranks > 1) else sizes
         shuffle = split == "train"
-        return BatchPlan(costs, float(budget), self.seed, ranks, shuffle, weights=work)
+        draws = self._draws(split)
+        return BatchPlan(costs, float(budget), self.seed, ranks, shuffle, work, draws)
 
     def _edges(self, split: str) -> np.ndarray:
         """Count the directed edges of every frame within the longest fixed cutoff."""

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from qeqtrain.data.batching import Batch, StatefulLoader
-    from qeqtrain.data.sets import DataSets
+    from qeqtrain.data.prepared import PreparedFrames
 
 
 def fit(
     *,
-    data: DataSets,
+    data: PreparedFrames,
     potential: Mapping[str, Any],
     loss: Loss,
     optim: Optimization,
@@ -58,7 +58,7 @@ def fit(
     recipe: Mapping[str, Any],
     resume: bool = False,
     signals: StopSignals | None = None,
-    pictures: Callable[[Path, DataSets], Mapping[str, Figure]] | None = None,
+    pictures: Callable[[Path, PreparedFrames], Mapping[str, Figure]] | None = None,
     finetune: FineTuning | None = None,
 ) -> dict[str, Any]:
     """Train a potential.
@@ -226,7 +226,7 @@ class Batches(pl.LightningDataModule):
         data: prepared.
     """
 
-    def __init__(self, data: DataSets) -> None:
+    def __init__(self, data: PreparedFrames) -> None:
         super().__init__()
         self.data = data
 
