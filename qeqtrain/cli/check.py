@@ -128,9 +128,9 @@ def _facts(recipe: Recipe, numbers: dict[str, Any]) -> Iterator[tuple[str, str]]
     numbers["probe"] = None if isinstance(cost, str) else asdict(cost)
     for note in [*data.notes, *strange]:
         yield "note", note
-    source, frames = data.source_of("train")
-    for warning in sanity_warnings(source, source.sum_up(frames)):
-        yield "warning", warning
+    for name, (source, frames) in data.train_parts().items():
+        for warning in sanity_warnings(source, source.sum_up(frames)):
+            yield "warning", f"{name}: {warning}" if name else warning
 
 
 def _cost(found: Probe | str) -> str:

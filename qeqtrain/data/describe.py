@@ -124,7 +124,11 @@ def describe(
     Raises:
         UserMistake: a file cannot be read.
     """
-    source = open_source(paths, conventions)
+    return describe_source(open_source(paths, conventions))
+
+
+def describe_source(source: Source) -> Description:
+    """Say what the frames of a source hold."""
     frames = np.arange(len(source))
     stats, sums = statistics(source, frames), source.sum_up()
     here = source.present

@@ -197,8 +197,7 @@ class MixedSets(PreparedFrames):
     def sums_by_set(self) -> dict[str, Sums]:
         """What the training frames of every set add up to."""
         self._require_prepared()
-        train = zip(self._own, self._of("train"), strict=True)
-        return {name: source.sum_up(frames) for name, (source, frames) in train}
+        return {name: s.sum_up(frames) for name, (s, frames) in self.train_parts().items()}
 
     @cached_property
     def statistics_by_set(self) -> dict[str, Statistics]:
@@ -207,8 +206,7 @@ class MixedSets(PreparedFrames):
         found = {}
         source, chosen = self._parts["train"]
         consumer, counts = self._counted_consumer(), self._pair_counts()
-        for k, (name, parts) in enumerate(self._own.items()):
-            own, frames = parts["train"]
+        for k, (name, (own, frames)) in enumerate(self.train_parts().items()):
             average = math.nan
             if counts is not None:
                 assert source.owners is not None
@@ -257,13 +255,24 @@ class MixedSets(PreparedFrames):
         weights = [one.weight for one in self.sets.values()]
         return Draws(source.owners[frames].astype(np.int64), weights, self.seed)
 
-    def told(self) -> dict[str, str]:
-        """Say of every set how many frames an epoch has of it, and what it brings."""
+    def train_parts(self) -> dict[str, tuple[Source, np.ndarray]]:
+        """Source and training frames of every data set."""
+        self._require_prepared()
+        return {name: parts["train"] for name, parts in self._own.items()}
+
+    @property
+    def epoch_counts(self) -> dict[str, int]:
+        """Frames of every set in an epoch of training."""
+        self._require_prepared()
         draws = self._draws("train")
         assert draws is not None
+        return dict(zip(self.sets, draws.counts(), strict=True))
+
+    def told(self) -> dict[str, str]:
+        """Say of every set how many frames an epoch has of it, and what it brings."""
         said = {}
-        for (name, one), count in zip(self.sets.items(), draws.counts(), strict=True):
-            found = self.statistics_by_set[name]
+        for name, count in self.epoch_counts.items():
+            one, found = self.sets[name], self.statistics_by_set[name]
             labels = ", ".join(
                 f"{label} {100 * share:.3g} %"
                 for label, share in found.coverage.items()

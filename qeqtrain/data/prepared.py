@@ -194,6 +194,10 @@ class PreparedFrames:
         if not self._parts:
             raise RuntimeError("DataSets.prepare has not been called")
 
+    def train_parts(self) -> dict[str, tuple[Source, np.ndarray]]:
+        """Source and training frames by data set; one without a name where there is one."""
+        return {"": self.source_of("train")}
+
     def source_of(self, split: str) -> tuple[Source, np.ndarray]:
         """Source of a split, and which of its frames belong to it."""
         self._require_prepared()

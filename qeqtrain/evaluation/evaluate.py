@@ -150,7 +150,8 @@ def evaluate(potential: Potential, parts: Mapping[str, Frames]) -> Evaluation:
         ):
             structure = said.frame.structure
             charge = float(structure.total_charge or 0.0)
-            met.update(structure.numbers.tolist())
+            if structure.data_set is None:  # or it is judged by the set that trained on it
+                met.update(structure.numbers.tolist())
             strange += [text for text in said.strange if text not in strange]
             energies = _references(potential, structure)
             gathered.add(

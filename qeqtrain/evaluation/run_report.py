@@ -152,7 +152,10 @@ def _source(known: Mapping[str, Any]) -> list[str]:
 
 def _files(known: Mapping[str, Any], split: str) -> str:
     """Name the files of a split as its recipe does."""
-    given = known.get("recipe", {}).get("data", {}).get(split)
+    data = known.get("recipe", {}).get("data", {})
+    if "sets" in data:
+        return ", ".join(data["sets"])
+    given = data.get(split)
     if not given:
         return "a part of train"
     return ", ".join(str(file) for file in ([given] if isinstance(given, str) else given))
@@ -214,6 +217,13 @@ def _errors(known: Mapping[str, Any]) -> Table:
         for name, q in QUANTITIES.items()
         if f"{name}_rmse" in metrics
     ]
+    for key, rmse in metrics.items():  # by data set, where there are several
+        kind, _, data_set = key.partition("/")
+        name, _, error = kind.rpartition("_")
+        if data_set and error == "rmse":
+            mae = number(metrics[f"{name}_mae/{data_set}"])
+            words = f"{name.replace('_', ' ')}, {data_set}"
+            rows.append([words, QUANTITIES[name].unit, mae, number(rmse)])
     title = "Errors of these weights on the validation split"
     return Table(title, ["quantity", "unit", "MAE", "RMSE"], rows, names=2)
 

@@ -68,6 +68,7 @@ def potential_for(nodes: Mapping[str, Any], data: PreparedFrames) -> Potential:
     wanted = nodes.get("references", "least_squares")
     references = _references(wanted, trained, statistics)
     if mixing is not None:
+        conventions |= mixing.strangers(elements, conventions["sets"])
         mixing.compare_with(references, fitted=wanted not in ("none", None))
     references, charge_references = _charge_references(nodes, references, data, given, mixing)
     return build_potential(

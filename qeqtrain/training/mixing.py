@@ -7,7 +7,7 @@ all sets; it is taken off the labels of each before its energies are fitted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,25 @@ class Mixing:
             else:
                 found = {}
             self._differences[name] = {z: e for z, e in found.items() if e != 0.0}
+
+    def strangers(
+        self, elements: Sequence[int], conventions: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Conventions that know which elements of the model each set has no frame of.
+
+        Args:
+            elements: of the model.
+            conventions: of every set.
+        """
+        trained = {n: set(s.elements) for n, s in self._data.statistics_by_set.items()}
+        unknown = {n: [z for z in elements if z not in known] for n, known in trained.items()}
+        return {
+            "untrained_elements": unknown[self._data.main],
+            "sets": {
+                name: {**own, "untrained_elements": unknown[name]}
+                for name, own in conventions.items()
+            },
+        }
 
     def differences(self, frames: np.ndarray) -> np.ndarray:
         """Energies of some frames beside those of the main set, eV, shape ``(F,)``.
