@@ -30,7 +30,7 @@ def cluster(seed: int, *, second: bool = False, potassium: bool = False) -> Fram
     metal = 19 if potassium else 11
     numbers = np.where((np.arange(n) + seed) % 2, 17, metal)
     positions = np.arange(n)[:, None] * [1.9, 0.4, 0.0] + 0.15 * random.normal(size=(n, 3))
-    total = float(seed % 3 - 1)
+    total = float(seed // 3 % 3 - 1)
     structure = Structure(
         numbers, positions, np.zeros((3, 3)), np.zeros(3, dtype=bool), total_charge=total
     )

@@ -129,7 +129,7 @@ def test_every_set_is_read_by_its_own_conventions(tmp_path):
     charged = [cluster(i) for i in range(8)]
     silent = [
         replace(f, structure=replace(f.structure, total_charge=None))
-        for f in (cluster(3 * i + 1, second=True) for i in range(8))
+        for f in (cluster(9 * i + 3, second=True) for i in range(8))
     ]
     write_extxyz(tmp_path / "a.extxyz", charged)
     write_extxyz(tmp_path / "b.extxyz", silent)

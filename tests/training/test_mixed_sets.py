@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,10 @@ def test_what_lies_beneath_the_network_is_taken_off_every_set(tmp_path: Path) ->
     from qeqtrain.training.given import given_labels
 
     data = prepared(both(tmp_path))
-    nodes = {**NODES, "baselines": {"zbl": {"_target_": "qeqtrain.nn.baselines.ZBL"}}}
+    nodes = {
+        **NODES,
+        "baselines": {"zbl": {"_target_": "qeqtrain.nn.baselines.ScreenedNuclei"}},
+    }
     potential = potential_for(nodes, data)
     given = given_labels(potential, data)
     source, frames = data.source_of("train")
@@ -184,8 +188,6 @@ def recipe(folder: Path, **second: Any) -> Path:
 
 def run(file: Path, folder: Path, *words: str) -> dict[str, Any]:
     """Train in a process of its own, and read the last checkpoint."""
-    import sys
-
     whole = [sys.executable, "-m", "qeqtrain", "fit", str(file), f"run_folder={folder}", *words]
     end(begin(whole))
     return last(folder)
@@ -215,11 +217,33 @@ def test_a_resumed_mixture_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     whole = run(file, tmp_path / "whole", "trainer.max_steps=14", "optim.schedule=constant")
     words = ("trainer.max_steps=8", "optim.schedule=constant")  # in mid-epoch: 3.25 batches
     run(file, tmp_path / "cut", *words)
-    import sys
-
     again = [sys.executable, "-m", "qeqtrain", "fit", f"resume={tmp_path / 'cut'}"]
     end(begin([*again, "trainer.max_steps=14"]))
     resumed = last(tmp_path / "cut")
     assert resumed["global_step"] == whole["global_step"] == 14
     for name, value in whole["state_dict"].items():
         assert torch.equal(value, resumed["state_dict"][name]), name
+
+
+def test_early_stopping_may_follow_the_errors_of_one_set(tmp_path: Path) -> None:
+    def train(monitor: str) -> dict[str, Any]:
+        node = {
+            "_target_": "pytorch_lightning.callbacks.EarlyStopping",
+            "monitor": monitor,
+            "patience": 1,
+            "min_delta": 1e9,  # nothing is an improvement
+        }
+        return fit(
+            data=MixedSets(both(tmp_path, count=12), batch_structures=6),
+            potential=NODES,
+            loss=Loss(charges=1.0),
+            optim=Optimization(lr=1e-3),
+            trainer=TrainerSettings(max_epochs=9, accelerator="cpu"),
+            callbacks={"stop": node},
+            folder=tmp_path / monitor.replace("/", "-"),
+            recipe={"seed": 0},
+        )
+
+    assert train("val/energy_rmse/second")["epochs"] == 2
+    with pytest.raises(UserMistake, match="did you mean 'val/energy_rmse/second'"):
+        train("val/energy_rmse/secnd")
