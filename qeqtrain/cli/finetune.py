@@ -88,6 +88,12 @@ def with_source(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """
     refuse_without_source(recipe)
     settings = dict(recipe.settings)
+    if sets := settings["data"].get("sets"):
+        raise UserMistake(
+            "finetune: a model is fine-tuned on one data set, met data.sets "
+            f"{', '.join(sets)}; say data=files data.train=FILE, or train on all of them with "
+            "qeqtrain fit"
+        )
     node = dict(settings["finetune"])
     said = {*_said_by(overrides), *_said_in(recipe.path)}
     new_charges = node.get("charge") == "new"
@@ -110,8 +116,7 @@ def with_source(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     if "potential.unseen_charge_states" not in said:
         found["unseen_charge_states"] = potential.unseen_charge_states
     settings["potential"] = found
-    one_set = "sets" not in settings["data"]  # several are refused where data are read
-    if one_set and "total_charge" in before and "data.total_charge" not in said:
+    if "total_charge" in before and "data.total_charge" not in said:
         settings["data"] = {**settings["data"], "total_charge": before["total_charge"]}
     if Path(node["model"]).exists():
         node["model"] = str(Path(node["model"]).absolute())

@@ -277,8 +277,11 @@ class PreparedFrames:
             costs = self._edges(split)
         # Ranks share a batch by its work, which edges tell best (a dense charge solve adds less
         # than a tenth to a step of 432 atoms), and atoms where edges are many to count.
-        few = len(frames) <= _NEIGHBOR_SAMPLE and bool(_numbers(self._cutoffs))
-        work = self._edges(split) if kind == "edges" or (few and ranks > 1) else sizes
+        longest = max(_numbers(self._cutoffs).values(), default=None)
+        cheap = longest is not None and (
+            len(frames) <= _NEIGHBOR_SAMPLE or source.pair_counts(longest) is not None
+        )
+        work = self._edges(split) if kind == "edges" or (cheap and ranks > 1) else sizes
         shuffle = split == "train"
         draws = self._draws(split)
         return BatchPlan(costs, float(budget), self.seed, ranks, shuffle, work, draws)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qeqtrain.models.archive import best_checkpoint, load
 from qeqtrain.models.foundation import FOUNDATION_MODELS
+from qeqtrain.models.mixture import as_one_set
 from qeqtrain.models.potential import Potential
 
 
@@ -31,7 +32,7 @@ class Origin:
 
 
 def read_origin(model: str) -> Origin:
-    """Read a model by name or path.
+    """Read a model by name or path; one of several data sets as that it speaks for.
 
     Args:
         model: as for :func:`qeqtrain.load`; of a run folder the best checkpoint.
@@ -47,7 +48,9 @@ def read_origin(model: str) -> Origin:
         potential = load(model)  # says what is wrong with the name, and finds the files
         known = FOUNDATION_MODELS[model]
         return Origin(model, _sha256(known.folder() / next(iter(known.files))), potential)
-    return Origin(name, _sha256(file), load(file))
+    potential = load(file)
+    as_one_set(potential)
+    return Origin(name, _sha256(file), potential)
 
 
 def _sha256(path: Path) -> str:

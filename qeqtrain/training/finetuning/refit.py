@@ -23,7 +23,7 @@ from qeqtrain.neighbors import with_pairs
 from qeqtrain.structures import collate
 
 if TYPE_CHECKING:
-    from qeqtrain.data.prepared import PreparedFrames
+    from qeqtrain.data.sets import DataSets
     from qeqtrain.data.sources import Source
     from qeqtrain.models.potential import Potential
 
@@ -64,7 +64,7 @@ class Shift:
         )
 
 
-def refit(potential: Potential, data: PreparedFrames, device: str = "cpu") -> Shift:
+def refit(potential: Potential, data: DataSets, device: str = "cpu") -> Shift:
     """Fit the change of references to what a potential leaves of the training energies.
 
     Args:

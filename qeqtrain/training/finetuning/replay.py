@@ -23,7 +23,7 @@ from qeqtrain.structures import collate
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
-    from qeqtrain.data.prepared import PreparedFrames
+    from qeqtrain.data.sets import DataSets
     from qeqtrain.models.potential import Potential
     from qeqtrain.training.finetuning.settings import FineTuning
 
@@ -53,7 +53,7 @@ class Replay:
         plan = BatchPlan(self.val.sizes.astype(np.float64), 512.0, 0, 1, False)
         return iter(StatefulLoader(batches, plan, 0, 0))
 
-    def mix_into(self, data: PreparedFrames) -> None:
+    def mix_into(self, data: DataSets) -> None:
         """Add the training frames to those of the data."""
         if self.train is not None:
             source, frames = data.source_of("train")
@@ -62,7 +62,7 @@ class Replay:
 
 
 def prepare_replay(
-    settings: FineTuning, origin: Potential, shift: Mapping[int, float], data: PreparedFrames
+    settings: FineTuning, origin: Potential, shift: Mapping[int, float], data: DataSets
 ) -> Replay:
     """Read, divide and label the frames to be replayed.
 

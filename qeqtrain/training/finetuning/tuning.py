@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ase.data import chemical_symbols
 
-from qeqtrain.data.mixed import MixedSets
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.archive import load
 from qeqtrain.models.charge_states import checked_policy
-from qeqtrain.models.mixture import as_one_set
 from qeqtrain.models.potential import Potential
 from qeqtrain.training.finetuning.elements import describe, with_elements
 from qeqtrain.training.finetuning.heads import with_new_charges
@@ -27,7 +25,7 @@ from qeqtrain.training.finetuning.tables import Errors, errors_of, table
 from qeqtrain.training.screen import first_rank, say
 
 if TYPE_CHECKING:
-    from qeqtrain.data.prepared import PreparedFrames
+    from qeqtrain.data.sets import DataSets
     from qeqtrain.training.optim import Optimization
     from qeqtrain.training.records import RunFolder
 
@@ -55,21 +53,14 @@ class Tuning:
         self,
         settings: FineTuning,
         nodes: Mapping[str, Any],
-        data: PreparedFrames,
+        data: DataSets,
         optim: Optimization,
         accelerator: str = "cpu",
     ) -> None:
         self.settings, self.nodes, self.data, self.optim = settings, nodes, data, optim
         gpu = accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
         self.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
-        if isinstance(data, MixedSets):
-            raise UserMistake(
-                "finetune: a model is fine-tuned on one data set, met data.sets "
-                f"{', '.join(data.sets)}; say data=files data.train=FILE, or train on all of "
-                "them from the beginning with qeqtrain fit"
-            )
         self.origin = read_origin(settings.model)
-        as_one_set(self.origin.potential)
         self.added: list[int] = []
         self._tables: dict[str, dict[str, Errors]] = {}
         self._replay: Replay | None = None
