@@ -168,3 +168,17 @@ def test_fine_tuning_takes_one_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("finetune", "finetune/own_system", "data=mixed", sets, *words) == 2
     assert "fine-tuned on one data set" in capsys.readouterr().err
     assert run("finetune", "finetune/own_system", "data.train=first.extxyz", *words) == 0
+
+
+def test_info_describes_the_files_of_a_recipe_of_one_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("one.yaml").write_text(
+        "defaults: [base, override /data: files, _self_]\n"
+        "data: {train: first.extxyz, aliases: {charges: null}}\n"
+    )
+    assert run("data", "info", "one.yaml", "--json", "one.json") == 0
+    assert "30 frames" in capsys.readouterr().out
+    found = json.loads(Path("one.json").read_text())["sets"][""]
+    assert found["labels"]["energy"] == 30
+    assert found["labels"]["charges"] == 0

@@ -23,16 +23,20 @@ def info_of_recipe(recipe: str, overrides: Sequence[str]) -> tuple[str, dict[str
         UserMistake: all mistakes of the recipe, or of its data, together.
     """
     settings = load_recipe(recipe, overrides).settings["data"]
-    from qeqtrain.data.describe import describe_source, render
+    from qeqtrain.data.describe import describe, render
+    from qeqtrain.data.labels import Conventions
     from qeqtrain.data.mixed import MixedSets
     from qeqtrain.recipe.building import make
 
     data = make(settings, "data")
-    data.prepare({}, {})
-    parts = data.train_parts().items()
-    described = {name: describe_source(source) for name, (source, _) in parts}
     if not isinstance(data, MixedSets):
-        return f"{render(described[''])}\n", {"sets": described}
+        only = describe(settings["train"], Conventions.from_dict(data.conventions))
+        return f"{render(only)}\n", {"sets": {"": only}}
+    data.prepare({}, {})
+    described = {
+        name: describe(settings["sets"][name]["train"], one.files.conventions)
+        for name, one in data.sets.items()
+    }
     told, epoch = data.told(), data.epoch_counts
     lines = [f"an epoch has {sum(epoch.values()):,} frames"]
     for name, found in described.items():

@@ -124,11 +124,7 @@ def describe(
     Raises:
         UserMistake: a file cannot be read.
     """
-    return describe_source(open_source(paths, conventions))
-
-
-def describe_source(source: Source) -> Description:
-    """Say what the frames of a source hold."""
+    source = open_source(paths, conventions)
     frames = np.arange(len(source))
     stats, sums = statistics(source, frames), source.sum_up()
     here = source.present
