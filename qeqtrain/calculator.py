@@ -16,6 +16,7 @@ from qeqtrain.fragments import CHARGES, COLUMN, POTENTIALS
 from qeqtrain.models.archive import load
 from qeqtrain.models.charge_states import checked_policy
 from qeqtrain.models.domain import FIELD_KEY, stated_field
+from qeqtrain.models.mixture import choose_set
 from qeqtrain.models.potential import Potential
 
 
@@ -36,11 +37,13 @@ class QeqCalculator(Calculator):
         unseen_charge_states: whether a total charge or multiplicity that the model reads and
             never met in training is an ``error``, or is allowed with a warning (``allow``); as
             in the model's recipe unless given.
+        data_set: of a model that was trained on several, the one whose energies and charges
+            are wanted; the main one unless given.
 
     Raises:
-        UserMistake: at a calculation: an element or a charge state the model does not know, no
-            total charge for a model that was trained on several, or a field to which it has no
-            answer.
+        UserMistake: no such data set; at a calculation: an element or a charge state the model
+            does not know, no total charge for a model that was trained on several, or a field
+            to which it has no answer.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -60,6 +63,7 @@ class QeqCalculator(Calculator):
         total_charge: float | None = None,
         electric_field: Sequence[float] | np.ndarray | None = None,
         unseen_charge_states: Literal["error", "allow"] | None = None,
+        data_set: str | None = None,
     ) -> None:
         super().__init__()
         if isinstance(model, Potential):
@@ -67,6 +71,8 @@ class QeqCalculator(Calculator):
             self.potential = copy.deepcopy(model).to(device or model.device, kind).eval()
         else:
             self.potential = load(model, device=device, dtype=dtype)
+        if data_set is not None:
+            choose_set(self.potential, data_set)
         if unseen_charge_states is not None:
             self.potential.unseen_charge_states = checked_policy(unseen_charge_states)
         self.total_charge = total_charge

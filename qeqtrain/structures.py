@@ -63,6 +63,8 @@ class Structure:
         fragment_charges: total charge of every fragment, e, shape ``(m,)``; NaN where the
             fragment is held at a potential instead.
         fragment_potentials: V, shape ``(m,)``, read where ``fragment_charges`` is NaN.
+        data_set: which of the data sets that a model was trained on its energies and charges
+            are to agree with, or ``None``: the one that the model speaks for.
         pairs: neighbour lists by consumer (``backbone``, ``charge``).
     """
 
@@ -77,6 +79,7 @@ class Structure:
     fragments: np.ndarray | None = None
     fragment_charges: np.ndarray | None = None
     fragment_potentials: np.ndarray | None = None
+    data_set: int | None = None
     pairs: Mapping[str, Pairs] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -177,6 +180,8 @@ class Structures:
         electric_field: V/A, float64, shape ``(B, 3)``.
         external_potential: V, float64, shape ``(N,)``, or ``None`` where none is applied.
         groups: fragments and electrodes, or ``None`` where no structure has any.
+        data_set: index of the data set that energies and charges are to agree with, int64,
+            shape ``(B,)``; -1 where it is not stated, ``None`` where it is for no structure.
         edges: neighbour pairs by consumer (``backbone``, ``charge``).
     """
 
@@ -190,6 +195,7 @@ class Structures:
     electric_field: Tensor
     external_potential: Tensor | None = None
     groups: ChargeGroups | None = None
+    data_set: Tensor | None = None
     edges: Mapping[str, Edges] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -348,6 +354,10 @@ def collate(structures: Sequence[Structure]) -> Structures:
     groups = None
     if any(s.fragments is not None for s in structures):
         groups = _collate_groups(structures)
+    data_set = None
+    if any(s.data_set is not None for s in structures):
+        stated = [-1 if s.data_set is None else s.data_set for s in structures]
+        data_set = per_structure(stated, (), np.int64)
     none = np.zeros(3)
     fields_ = [none if s.electric_field is None else s.electric_field for s in structures]
     return Structures(
@@ -363,6 +373,7 @@ def collate(structures: Sequence[Structure]) -> Structures:
         electric_field=per_structure(fields_, (3,), np.float64),
         external_potential=external,
         groups=groups,
+        data_set=data_set,
         edges=edges,
     )
 

@@ -17,7 +17,8 @@ from qeqtrain.errors import UserMistake
 from qeqtrain.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from qeqtrain.data.sets import DataSets
+    from qeqtrain.data.prepared import PreparedFrames
+    from qeqtrain.models.mixture import Mixture
     from qeqtrain.training.loss import Loss
     from qeqtrain.training.probe import Probe
 
@@ -96,6 +97,7 @@ def _facts(recipe: Recipe, numbers: dict[str, Any]) -> Iterator[tuple[str, str]]
     data.refuse_fields(potential.field)
 
     yield from _about_data(data, recipe.settings["data"])
+    yield from _about_sets(data, potential.mixture)
     yield from _about_labels(data.statistics.coverage, loss)
     if potential.adds_fixed_energy:
         left = [f"{chemical_symbols[z]} {e:.4f}" for z, e in potential.references.items()]
@@ -121,12 +123,14 @@ def _facts(recipe: Recipe, numbers: dict[str, Any]) -> Iterator[tuple[str, str]]
     cost = probe(potential, data, loss)
     yield "step", _cost(cost)
     numbers["statistics"] = asdict(data.statistics)
+    if (by_set := getattr(data, "statistics_by_set", None)) is not None:
+        numbers["sets"] = {name: asdict(found) for name, found in by_set.items()}
     numbers["probe"] = None if isinstance(cost, str) else asdict(cost)
     for note in [*data.notes, *strange]:
         yield "note", note
-    source, frames = data.source_of("train")
-    for warning in sanity_warnings(source, source.sum_up(frames)):
-        yield "warning", warning
+    for name, (source, frames) in data.train_parts().items():
+        for warning in sanity_warnings(source, source.sum_up(frames)):
+            yield "warning", f"{name}: {warning}" if name else warning
 
 
 def _cost(found: Probe | str) -> str:
@@ -140,7 +144,7 @@ def _cost(found: Probe | str) -> str:
     )
 
 
-def _about_data(data: DataSets, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _about_data(data: PreparedFrames, node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from ase.data import chemical_symbols
 
     for split in SPLITS:
@@ -163,8 +167,42 @@ def _about_data(data: DataSets, node: Mapping[str, Any]) -> Iterator[tuple[str, 
         low, high = found.charge_range
         yield "charges", f"{low:+.3f} to {high:+.3f} e"
     charges = ", ".join(f"{_signed(q)} ({count:,})" for q, count in found.total_charges.items())
-    yield "total charges", f"{charges or 'none stated'} e; where absent: {node['total_charge']}"
-    yield "NaN labels", str(node["nan"])
+    absent, nan = _stated(node, "total_charge", "error"), _stated(node, "nan", "error")
+    yield "total charges", f"{charges or 'none stated'} e; where absent: {absent}"
+    yield "NaN labels", nan
+
+
+def _stated(node: Mapping[str, Any], key: str, default: str) -> str:
+    """Say which policy holds, set by set where there are several."""
+    if "sets" not in node:
+        return str(node[key])
+    stated = {name: str(one.get(key) or default) for name, one in node["sets"].items()}
+    alike = set(stated.values())
+    return ", ".join(alike) if len(alike) == 1 else _listed(stated)
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _about_sets(data: PreparedFrames, mixture: Mixture | None) -> Iterator[tuple[str, str]]:
+    """Say what every data set of a mixture brings; nothing where there is one."""
+    from ase.data import chemical_symbols
+
+    from qeqtrain.data.mixed import MixedSets
+
+    if mixture is None or not isinstance(data, MixedSets):
+        return
+    for k, (name, told) in enumerate(data.told().items()):
+        yield f"set {name}", told
+        more = mixture.differences(k)
+        energies = {chemical_symbols[z]: f"{e:+.4f}" for z, e in more.items() if e}
+        if energies:
+            yield f"energies {name}", f"{_listed(energies)} eV, beside those of {data.main}"
+    if mixture.mapped:
+        first = mixture.charge_types[data.main]
+        kinds = ", ".join(map(str, mixture.mapped))
+        yield "charge kinds", f"{kinds}, each learned as a map of {first}"
 
 
 def _charge_energies(plain: Mapping[str, Any]) -> str:

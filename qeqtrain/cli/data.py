@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   qeqtrain data info train.extxyz
+  qeqtrain data info my.yaml               the data sets of a recipe, as it reads them
   qeqtrain data convert train.extxyz more.extxyz train.h5 data.total_charge=zero
   qeqtrain data convert MPtrj_2022.9_full.json mptrj/ --shard-frames 200000 --pairs-cutoff 5 \\
       --on-bad skip --max-force 50 data.total_charge=zero
@@ -43,7 +44,8 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
         "       qeqtrain data convert SRC... OUT [--pairs-cutoff A] [--workers W]\n"
         "           [--shard-frames N] [--max-force F] [--on-bad skip|error]\n"
         "           [data.key=value ...]\n"
-        "       qeqtrain data generate FAMILY OUT --count N [--seed S] [--workers W]"
+        "       qeqtrain data generate FAMILY OUT --count N [--seed S] [--workers W]\n"
+        "           [--method GFN1-xTB|GFN2-xTB]"
     )
     parser.add_argument("what", choices=None, help="info, convert or generate")
     parser.add_argument("words", nargs="*", help="as above")
@@ -58,6 +60,9 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
         "--pairs-cutoff", type=float, metavar="A", help="convert: store neighbours"
     )
     parser.add_argument("--count", type=int, metavar="N", help="generate: how many structures")
+    parser.add_argument(
+        "--method", metavar="M", help="generate: GFN1-xTB (by default) or GFN2-xTB"
+    )
     parser.add_argument("--seed", type=int, metavar="S", help="generate: 0 unless given")
     parser.add_argument(
         "--workers", type=int, metavar="W", help="convert, generate: all cores by default"
@@ -86,7 +91,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
 _OPTIONS = {
     "info": ("json", "verify"),
     "convert": ("pairs_cutoff", "workers", "shard_frames", "max_force", "on_bad"),
-    "generate": ("count", "seed", "workers"),
+    "generate": ("count", "seed", "workers", "method"),
 }
 
 
@@ -123,6 +128,13 @@ def run_info(arguments: argparse.Namespace) -> int:
     if not paths:
         raise UserMistake("data info: expected one or several paths")
     refuse_unwritable(arguments.json)
+    if len(paths) == 1 and paths[0].endswith((".yaml", ".yml")):
+        from qeqtrain.cli.recipe_data import info_of_recipe
+
+        text, numbers = info_of_recipe(paths[0], overrides)
+        sys.stdout.write(text)
+        write_json(arguments.json, numbers)
+        return 0
     conventions = conventions_of(overrides)
     from qeqtrain.data.describe import describe, render
 
@@ -200,8 +212,11 @@ def run_generate(arguments: argparse.Namespace) -> int:
         raise UserMistake(f"--seed {arguments.seed}: expected 0 or more")
     workers = arguments.workers if arguments.workers is not None else _cores()
     from qeqtrain.data.generate import generate
+    from qeqtrain.data.xtb import METHODS
 
-    done = generate(family, out, arguments.count, arguments.seed or 0, workers)
+    method = arguments.method or METHODS[0]
+    seed = arguments.seed or 0
+    done = generate(family, out, arguments.count, seed, workers, method=method)
     dropped = f", {done.dropped} dropped (not converged)" if done.dropped else ""
     sys.stdout.write(f"{out}: {done.frames} structures{dropped}, {done.seconds:.0f} s\n")
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qeqtrain.cli.arguments import Parser, split_overrides
+from qeqtrain.cli.arguments import Parser, split_overrides, take
 from qeqtrain.cli.data import write_json
 from qeqtrain.cli.models import (
     add_policy,
@@ -32,6 +32,7 @@ examples:
   qeqtrain evaluate runs/quickstart/latest                 the run's own test split
   qeqtrain evaluate runs/qet/latest test.extxyz --out report
   qeqtrain evaluate qet-matq crystals.extxyz data.total_charge=zero --json errors.json
+  qeqtrain evaluate runs/mixed/latest test.h5 data.set=matpes     as one of its data sets
   qeqtrain evaluate runs/a runs/b qet-matq test.extxyz     three models in one table
   qeqtrain evaluate runs/a runs/b runs/c --ensemble test.extxyz --calibrate val.extxyz
 
@@ -41,7 +42,8 @@ runs on the same data, on their validation split. Models come before data; files
 first model was trained to read them.
 
 data.key=value says what the files do not say themselves; what the model was trained with holds
-where nothing is given.
+where nothing is given. A model of several data sets speaks for its main one unless
+data.set=NAME says otherwise; on its own split it is judged set by set.
 """
 
 
@@ -81,6 +83,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate."""
     plain, overrides = split_overrides(arguments.words)
+    data_set, overrides = take(overrides, "data.set")
     models, paths = take_models(arguments.model, plain)
     problems = [text for model in models for text in model_mistakes(model)]
     problems += path_mistakes([*paths, *([arguments.calibrate] if arguments.calibrate else [])])
@@ -101,10 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or _default_folder(models)
     refuse_unwritable(arguments.json, folders=[out])
     if len(models) > 1:
-        return _run_several(arguments, models, paths, overrides, out)
+        return _run_several(arguments, models, paths, overrides, out, data_set)
 
-    potential = _load(models[0], arguments.unseen_charge_states)
-    parts = _data_for(models[0], potential, paths, overrides, split)
+    potential = _load(models[0], arguments.unseen_charge_states, data_set)
+    parts = _data_for(models[0], potential, paths, overrides, split, data_set)
 
     from qeqtrain.evaluation.evaluate import evaluate
     from qeqtrain.evaluation.report import as_json, table, write_report
@@ -122,6 +125,7 @@ def _run_several(
     paths: Sequence[str],
     overrides: Sequence[str],
     out: Path,
+    data_set: str | None,
 ) -> int:
     """Evaluate several models on the same frames, one after the other."""
     same = _same_runs(models)
@@ -133,8 +137,9 @@ def _run_several(
 
     def evaluations(paths: Sequence[str], split: str) -> dict[str, Evaluation]:
         """Judge all of them by the same labels: as the first was trained to read them."""
-        loaded = [_load(model, arguments.unseen_charge_states) for model in models]
-        parts = _data_for(models[0], loaded[0], paths, overrides, split)
+        policy = arguments.unseen_charge_states
+        loaded = [_load(model, policy, data_set) for model in models]
+        parts = _data_for(models[0], loaded[0], paths, overrides, split, data_set)
         names = short_names(models)
         return {n: evaluate(p, parts) for n, p in zip(names, loaded, strict=True)}
 
@@ -169,11 +174,11 @@ def _run_several(
     return 0
 
 
-def _load(model: str, policy: str | None) -> Potential:
+def _load(model: str, policy: str | None, data_set: str | None) -> Potential:
     """Load a model, with what the command line allows of it."""
     from qeqtrain.models.archive import load
 
-    potential = load(model)
+    potential = load(model, data_set=data_set)
     if policy is not None:
         potential.unseen_charge_states = policy
     return potential
@@ -185,11 +190,12 @@ def _data_for(
     paths: Sequence[str],
     overrides: Sequence[str],
     split: str,
+    data_set: str | None,
 ) -> dict[str, Frames]:
     """Open files as a model was trained to read them, or a split of its own run."""
     if paths:
         return open_files(paths, conventions_for(potential.conventions, overrides))
-    return _own_split(model, split, overrides, potential.cutoffs)
+    return _own_split(model, split, overrides, potential.cutoffs, data_set)
 
 
 def _same_runs(models: Sequence[str]) -> bool:
@@ -236,10 +242,15 @@ def open_files(paths: Sequence[str], conventions: Mapping[str, Any]) -> dict[str
 
 
 def _own_split(
-    model: str, split: str, overrides: Sequence[str], cutoffs: Mapping[str, Reach]
+    model: str,
+    split: str,
+    overrides: Sequence[str],
+    cutoffs: Mapping[str, Reach],
+    data_set: str | None,
 ) -> dict[str, Frames]:
-    """Read the frames that a run kept apart."""
+    """Read the frames that a run kept apart, by data set where there are several."""
     from qeqtrain.cli.frames import Chosen
+    from qeqtrain.data.mixed import MixedSets
     from qeqtrain.models.archive import best_checkpoint, read_entry
     from qeqtrain.recipe.building import make
     from qeqtrain.recipe.files import file_mistakes
@@ -260,7 +271,13 @@ def _own_split(
     source, frames = data.source_of(split)
     if len(frames) == 0:
         raise UserMistake(f"{model}: its {split} split is empty; choose another, or give files")
-    return {split: Chosen(source, frames)}
+    if not isinstance(data, MixedSets):
+        return {split: Chosen(source, frames)}
+    by_set = {name: data.frames_of(name, split) for name in data.sets}
+    chosen = {n: f for n, f in by_set.items() if len(f) and data_set in (None, n)}
+    if not chosen:
+        raise UserMistake(f"{model}: {data_set} has no frame in its {split} split; give files")
+    return {name: Chosen(source, mine) for name, mine in chosen.items()}
 
 
 def _default_folder(models: Sequence[str]) -> Path:

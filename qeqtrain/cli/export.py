@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from qeqtrain.cli.arguments import Parser
+from qeqtrain.cli.arguments import Parser, take
 from qeqtrain.cli.models import model_mistakes
 from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake, nearest
@@ -16,6 +16,7 @@ DTYPES = ("float32", "float64")
 EPILOG = """\
 examples:
   qeqtrain export runs/quickstart/latest nacl.safetensors
+  qeqtrain export runs/mixed/latest matpes.safetensors data.set=matpes
   qeqtrain export qet-matq matq64.safetensors --dtype float64
 
 The file holds weights, recipe, conventions, elements and metrics as plain data, with a
@@ -37,6 +38,12 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="file to write")
     parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="data.set=NAME",
+        help="of a model of several data sets, the one that the file speaks for",
+    )
+    parser.add_argument(
         "--dtype",
         metavar="D",
         help="float32 or float64, of the weights; as trained unless given",
@@ -47,7 +54,9 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
 def run(arguments: argparse.Namespace) -> int:
     """Export."""
     out: Path = arguments.out
+    data_set, rest = take(arguments.words, "data.set")
     problems = model_mistakes(arguments.model)
+    problems += [f"{word}: expected MODEL OUT, and perhaps data.set=NAME" for word in rest]
     if arguments.dtype not in (None, *DTYPES):
         near = nearest(arguments.dtype, DTYPES)
         problems.append(f"--dtype {arguments.dtype}: expected {' or '.join(DTYPES)}{near}")
@@ -60,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from qeqtrain.data.elements import SYMBOLS
     from qeqtrain.models.archive import best_checkpoint, export
 
-    entry = export(arguments.model, out, dtype=arguments.dtype)
+    entry = export(arguments.model, out, dtype=arguments.dtype, data_set=data_set)
     header = entry["potential"]
     symbols = [SYMBOLS[z] for z in header["elements"]]
     shown = " ".join(symbols) if len(symbols) <= 20 else f"{len(symbols)} of them"

@@ -94,6 +94,12 @@ def with_source(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """
     refuse_without_source(recipe)
     settings = dict(recipe.settings)
+    if sets := settings["data"].get("sets"):
+        raise UserMistake(
+            "finetune: a model is fine-tuned on one data set, met data.sets "
+            f"{', '.join(sets)}; say data=files data.train=FILE, or train on all of them with "
+            "qeqtrain fit"
+        )
     node = dict(settings["finetune"])
     said = {*_said_by(overrides), *_said_in(recipe.path)}
     new_charges = node.get("charge") == "new"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from qeqtrain.cli.arguments import Parser, split_overrides
+from qeqtrain.cli.arguments import Parser, split_overrides, take
 from qeqtrain.cli.models import add_policy, model_mistakes, path_mistakes, policy_mistakes
 from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake
@@ -16,6 +16,7 @@ EPILOG = """\
 examples:
   qeqtrain predict runs/qet/latest structures.extxyz labelled.extxyz
   qeqtrain predict qet-matq crystals.extxyz labelled.h5 data.total_charge=zero
+  qeqtrain predict runs/mixed/latest crystals.extxyz labelled.h5 data.set=matpes
 
 The name of OUT says its format: .extxyz, or .h5 for a store.
 """
@@ -38,6 +39,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
 def run(arguments: argparse.Namespace) -> int:
     """Label a file."""
     paths, overrides = split_overrides(arguments.words)
+    data_set, overrides = take(overrides, "data.set")
     if len(paths) != 2:
         raise UserMistake(f"expected MODEL IN OUT, met {len(paths)} files after MODEL")
     given, out = paths[0], Path(paths[1])
@@ -54,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     from qeqtrain.cli.evaluate import conventions_for, open_files
     from qeqtrain.models.archive import load
 
-    potential = load(arguments.model)
+    potential = load(arguments.model, data_set=data_set)
     if arguments.unseen_charge_states is not None:
         potential.unseen_charge_states = arguments.unseen_charge_states
     (source,) = open_files([given], conventions_for(potential.conventions, overrides)).values()

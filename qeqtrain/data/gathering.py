@@ -148,6 +148,7 @@ class Gathering:
         numbers = numbers.astype(np.int64)
         pbc = source.periodic[frames]
         charge = source.total_charges[frames]
+        owners = None if source.owners is None else source.owners[frames].astype(np.int64)
         edges = {}
         fixed: dict[float, Edges] = {}
         for name, reach in cutoffs.items():
@@ -169,6 +170,7 @@ class Gathering:
                 np.zeros((len(frames), 3)) if field is None else np.nan_to_num(field)
             ),
             external_potential=None if applied is None else torch.from_numpy(applied),
+            data_set=None if owners is None else torch.from_numpy(owners),
             edges=edges,
         )
 

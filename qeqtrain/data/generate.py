@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
@@ -24,7 +25,7 @@ from qeqtrain.data.labels import Conventions
 from qeqtrain.data.progress import Progress
 from qeqtrain.data.workers import cancelled_on_error, one_thread
 from qeqtrain.data.writing import write_extxyz, write_store
-from qeqtrain.data.xtb import Geometry, label, start_worker, unpaired_electrons
+from qeqtrain.data.xtb import METHODS, Geometry, label, start_worker, unpaired_electrons
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.structures import Structure
 
@@ -161,7 +162,7 @@ def _frame(geometry: Geometry, labels: dict[str, np.ndarray]) -> Frame:
     return Frame(structure, labels, geometry.source_id, geometry.group)
 
 
-def _check(family: str, out: Path, count: int, workers: int) -> None:
+def _check(family: str, out: Path, count: int, workers: int, method: str) -> None:
     problems = []
     if family not in FAMILIES:
         problems.append(
@@ -170,6 +171,10 @@ def _check(family: str, out: Path, count: int, workers: int) -> None:
         )
     if out.suffix not in {".h5", ".hdf5", ".xyz", ".extxyz"}:
         problems.append(f"{out}: expected a name that ends in .h5 (store) or .extxyz")
+    if method not in METHODS:
+        problems.append(
+            f"--method is {method}; expected {' or '.join(METHODS)}{nearest(method, METHODS)}"
+        )
     if count < 1:
         problems.append(f"--count is {count}; expected 1 or more")
     if workers < 1:
@@ -187,6 +192,7 @@ def generate(
     seed: int = 0,
     workers: int = 1,
     stream: TextIO | None = None,
+    method: str = METHODS[0],
 ) -> Generated:
     """Make a labelled data set.
 
@@ -200,12 +206,13 @@ def generate(
         seed: the same seed gives the same file.
         workers: processes.
         stream: where progress is shown; standard error by default.
+        method: one of :data:`~qeqtrain.data.xtb.METHODS`.
 
     Raises:
         UserMistake: an argument is wrong, tblite is missing, or no sample converged.
     """
     path = Path(out).expanduser()
-    _check(family, path, count, workers)
+    _check(family, path, count, workers, method)
     start = time.perf_counter()
     geometries = [FAMILIES[family].sample(i, seed) for i in range(count)]
     progress = Progress(f"labelling {family}", count, stream or sys.stderr)
@@ -213,10 +220,11 @@ def generate(
     dropped = 0
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, count), context, initializer=start_worker)
+    work = partial(label, method=method)
     with one_thread(), cancelled_on_error(pool):
         chunk = max(min(count // (8 * workers), 8), 1)
         for geometry, labels in zip(
-            geometries, pool.map(label, geometries, chunksize=chunk), strict=True
+            geometries, pool.map(work, geometries, chunksize=chunk), strict=True
         ):
             if labels is None:
                 dropped += 1
@@ -227,7 +235,7 @@ def generate(
     if not frames:
         raise UserMistake(f"none of the {count} samples converged; try another seed")
     if path.suffix in {".h5", ".hdf5"}:
-        note = f"{family}, seed {seed}: GFN1-xTB (tblite), {dropped} of {count} not converged"
+        note = f"{family}, seed {seed}: {method} (tblite), {dropped} of {count} not converged"
         write_store(path, frames, Conventions(dipole_origin="center_of_mass"), [note])
     else:
         write_extxyz(path, frames)

@@ -15,6 +15,8 @@ from functools import cached_property
 
 import numpy as np
 
+from qeqtrain.data.draws import Draws
+
 _CLASS = np.log(1.25)  # sizes within 25 % of each other are shuffled together
 _SLACK = 0.97  # how full batches are meant to be where sizes differ
 
@@ -42,6 +44,9 @@ class BatchPlan:
         seed: of the shuffle.
         ranks: a global batch holds ``ranks`` times the budget.
         shuffle: without it, structures come in order, whatever the epoch.
+        weights: of each structure in the division of a batch over ranks; ``None``: its cost.
+        draws: which structures a shuffled epoch has, some perhaps several times; ``None``: each
+            once.
     """
 
     costs: np.ndarray
@@ -50,19 +55,23 @@ class BatchPlan:
     ranks: int = 1
     shuffle: bool = True
     weights: np.ndarray | None = field(default=None, repr=False)
+    draws: Draws | None = field(default=None, repr=False)
+
+    def _divided(self, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Structures that share batches, and those that are alone in theirs."""
+        alone = self.costs[drawn] > self.budget * self.ranks
+        return drawn[~alone], drawn[alone]
 
     @cached_property
-    def _alone(self) -> np.ndarray:
-        return np.flatnonzero(self.costs > self.budget * self.ranks)
-
-    @cached_property
-    def _shared(self) -> np.ndarray:
-        return np.flatnonzero(self.costs <= self.budget * self.ranks)
+    def _costliest(self) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`_divided` makes of an epoch that costs as much as any."""
+        every = np.arange(len(self.costs))
+        return self._divided(every if self.draws is None else self.draws.costliest(self.costs))
 
     @cached_property
     def _batches(self) -> int:
         """Smallest number of batches that keeps to the budget, whatever the epoch."""
-        shared, budget = self._shared, self.budget * self.ranks
+        shared, budget = self._costliest[0], self.budget * self.ranks
         if not len(shared):
             return 0
         costs = self.costs[shared]
@@ -77,7 +86,9 @@ class BatchPlan:
 
     def __len__(self) -> int:
         """Count the global batches of an epoch."""
-        return len(self._ordered) if not self.shuffle else self._batches + len(self._alone)
+        if not self.shuffle:
+            return len(self._ordered)
+        return self._batches + len(self._costliest[1])
 
     @cached_property
     def _ordered(self) -> list[np.ndarray]:
@@ -97,17 +108,21 @@ class BatchPlan:
         if not self.shuffle:
             return self._ordered
         random = np.random.default_rng([self.seed, epoch, 0x51E9])
-        shuffled = random.permutation(self._shared)
+        shared, alone = self._costliest
+        if self.draws is not None:
+            shared, alone = self._divided(self.draws.epoch(epoch))
+        batches = len(self) - len(alone)
+        shuffled = random.permutation(shared)
         costs = self.costs[shuffled]
         classes = np.floor(np.log(np.maximum(costs, 1.0)) / _CLASS)
         order = shuffled[np.argsort(-classes, kind="stable")]
-        filled, fullest = _fill(self.costs, order, self._batches)
+        filled, fullest = _fill(self.costs, order, batches)
         if fullest > self.budget * self.ranks:
             order = shuffled[np.argsort(-costs, kind="stable")]
-            filled, _ = _fill(self.costs, order, self._batches)
-        batches = [np.array(b, dtype=np.int64) for b in filled]
-        batches += [np.array([i]) for i in self._alone]
-        return [batches[i] for i in random.permutation(len(batches))]
+            filled, _ = _fill(self.costs, order, batches)
+        made = [np.array(b, dtype=np.int64) for b in filled]
+        made += [np.array([i]) for i in alone]
+        return [made[i] for i in random.permutation(len(made))]
 
     def share(self, batch: np.ndarray, rank: int) -> np.ndarray:
         """Indices of a global batch that one rank works on; may be empty."""

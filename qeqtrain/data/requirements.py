@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from qeqtrain.data.elements import SYMBOLS
 from qeqtrain.data.labels import LABELS, UNDECIDED, plural
 from qeqtrain.data.sources import Source
 from qeqtrain.data.splits import families
@@ -200,6 +201,41 @@ def leaks(parts: Mapping[str, tuple[Source, np.ndarray]]) -> list[str]:
                 f"{plural(count, 'frame')} of {names[code]} share a material or a geometry "
                 f"with {names[0]} ({groups[int(shared[0])]}); their errors flatter"
             )
+    return notes
+
+
+def partial_notes(
+    parts: Mapping[str, tuple[Source, np.ndarray]], asked: Sequence[str]
+) -> list[str]:
+    """Labels that the loss asks for and some frames lack, as notes."""
+    notes = []
+    for split, (source, frames) in parts.items():
+        for label in asked:
+            count = int(source.present[label][frames].sum()) if label in source.present else 0
+            if count < len(frames):
+                notes.append(
+                    f"{split}: {count:,} of {len(frames):,} frames have {label}; "
+                    "the others count for nothing there"
+                )
+    return notes
+
+
+def elements_of(source: Source, frames: np.ndarray) -> list[int]:
+    """Atomic numbers of some frames, sorted."""
+    mask = np.zeros(len(source), dtype=bool)
+    mask[frames] = True
+    return [int(z) for z in np.unique(source.numbers[np.repeat(mask, source.sizes)])]
+
+
+def stranger_notes(parts: Mapping[str, tuple[Source, np.ndarray]]) -> list[str]:
+    """Elements that are tested but never trained, as notes."""
+    known = set(elements_of(*parts["train"]))
+    notes = []
+    for split in ("val", "test"):
+        new = sorted(set(elements_of(*parts[split])) - known)
+        if new:
+            symbols = ", ".join(SYMBOLS[z] for z in new)
+            notes.append(f"{split} has elements that no training frame has: {symbols}")
     return notes
 
 

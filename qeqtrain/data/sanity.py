@@ -38,7 +38,11 @@ def strays(source: Source, sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     by_element = dict(
         zip(sums.energies.elements, sums.energies.references().tolist(), strict=True)
     )
-    references = np.array([by_element[z] for z in elements])
+    # Frames kept apart may have elements that the sums know nothing of.
+    strange = np.array([z not in by_element for z in elements])
+    judged = ~counts[:, strange].any(axis=1)
+    known, counts = known[judged], counts[judged]
+    references = np.array([by_element.get(z, 0.0) for z in elements])
     rest = (source.column("energy")[known] - counts @ references) / counts.sum(axis=1)
     distance = np.abs(rest - np.median(rest))
     far = np.flatnonzero(distance > max(_STRAY * float(np.median(distance)), _LEAST))

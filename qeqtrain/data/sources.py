@@ -66,7 +66,11 @@ class Source:
         kept_in_memory: whether frames are views of arrays in memory.
         notes: what was left out on reading, and other things worth knowing.
         unused: keys of the file that no label was taken from.
+        owners: data set of each frame where several are mixed, shape ``(n_frames,)``, or
+            ``None``.
     """
+
+    owners: np.ndarray | None = None
 
     def __init__(
         self,
@@ -299,9 +303,7 @@ class Joined(Source):
         self.spins = np.concatenate([p.spins for p in parts])
         self.geometries = np.concatenate([p.geometries for p in parts])
         self.periodic = np.concatenate([p.periodic for p in parts])
-        self.source_ids = Chained([p.source_ids for p in parts])
-        if repeated(self.source_ids):
-            self.source_ids = unique_ids(self.source_ids)
+        self.source_ids = self._ids()
         self.groups = Chained([p.groups for p in parts])
         self.elements = set().union(*(p.elements for p in parts))
         self.fingerprint = joined_fingerprint([p.fingerprint for p in parts])
@@ -310,6 +312,11 @@ class Joined(Source):
         cutoffs = {p.pairs_cutoff for p in parts}
         self.pairs_cutoff = cutoffs.pop() if len(cutoffs) == 1 else None
         self.kept_in_memory = all(p.kept_in_memory for p in parts)
+
+    def _ids(self) -> Sequence[str]:
+        """Unique name of each frame."""
+        chained = Chained([p.source_ids for p in self._parts])
+        return unique_ids(chained) if repeated(chained) else chained
 
     @property
     def parts(self) -> list[Source]:

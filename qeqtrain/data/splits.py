@@ -142,8 +142,16 @@ def split_indices(
     return {name: np.flatnonzero(owner[member] == i) for i, name in enumerate(SPLITS)}
 
 
-def split_from_file(source: Source, path: str | Path) -> dict[str, np.ndarray]:
+def split_from_file(
+    source: Source, path: str | Path, prefix: str = ""
+) -> dict[str, np.ndarray]:
     """Divide by a file that lists the source ids of each split, as a run's ``splits.json``.
+
+    Args:
+        source: frames.
+        path: of the file.
+        prefix: of the ids of these frames, where a run on several data sets wrote the file;
+            where any id has it, others are those of other sets.
 
     Raises:
         UserMistake: the file is missing, is not JSON of that form, or names unknown frames.
@@ -166,6 +174,11 @@ def split_from_file(source: Source, path: str | Path) -> dict[str, np.ndarray]:
         raise UserMistake(
             f"data.split_file={path}: expected lists of source ids under train, val and test"
         )
+    if prefix and any(n.startswith(prefix) for names in lists.values() for n in names):
+        lists = {
+            split: [n.removeprefix(prefix) for n in names if n.startswith(prefix)]
+            for split, names in lists.items()
+        }
     index = {name: i for i, name in enumerate(source.source_ids)}
     unknown = [n for names in lists.values() for n in names if n not in index]
     if unknown:

@@ -90,6 +90,25 @@ class Chained(Texts):
         return (text for part in self._parts for text in part)
 
 
+class Prefixed(Texts):
+    """Texts with the same words before each."""
+
+    def __init__(self, prefix: str, texts: Sequence[str]) -> None:
+        """Take the words and the texts, which stay as they are."""
+        self._prefix, self._texts = prefix, texts
+
+    def __len__(self) -> int:
+        """Count the texts."""
+        return len(self._texts)
+
+    def _one(self, i: int) -> str:
+        return self._prefix + self._texts[i]
+
+    def __iter__(self) -> Iterator[str]:
+        """Give one after the other."""
+        return (self._prefix + text for text in self._texts)
+
+
 def repeated(texts: Sequence[str]) -> bool:
     """Whether a text occurs twice."""
     return len({hash(text) for text in texts}) < len(texts)

@@ -1,4 +1,4 @@
-"""GFN1-xTB labels by tblite, in worker processes of one thread each.
+"""GFN1-xTB and GFN2-xTB labels by tblite, in worker processes of one thread each.
 
 Kept free of torch and of the rest of the package, so that a worker starts in a moment.
 """
@@ -14,6 +14,8 @@ import numpy as np
 
 from qeqtrain.units import BOHR, HARTREE
 
+METHODS = ("GFN1-xTB", "GFN2-xTB")
+"""Methods that label, the first unless another is asked for."""
 ACCURACY = 0.1  # of the SCF, in tblite's scale; 1 is its default
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -56,10 +58,15 @@ def start_worker() -> None:
     os.close(nowhere)
 
 
-def label(geometry: Geometry) -> Mapping[str, np.ndarray] | None:
+def label(geometry: Geometry, method: str = METHODS[0]) -> Mapping[str, np.ndarray] | None:
     """Label one geometry: energy, forces, charges, and dipole or stress, in eV, A and e.
 
-    The dipole is tblite's, about the coordinate origin.
+    The dipole is tblite's, about the coordinate origin. Charges are Mulliken's in the basis of
+    the method: those of two methods are different quantities.
+
+    Args:
+        geometry: what to label.
+        method: one of :data:`METHODS`.
 
     Returns:
         Labels by name; ``None`` if the self-consistent field did not converge.
@@ -72,7 +79,7 @@ def label(geometry: Geometry) -> Mapping[str, np.ndarray] | None:
         lattice = {"lattice": geometry.cell / BOHR, "periodic": np.ones(3, dtype=bool)}
     try:
         calculator = Calculator(
-            "GFN1-xTB",
+            method,
             geometry.numbers,
             geometry.positions / BOHR,
             charge=float(geometry.total_charge),

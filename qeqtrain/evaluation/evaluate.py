@@ -12,6 +12,7 @@ from qeqtrain.errors import UserMistake
 from qeqtrain.evaluation.errors import Compared, Errors
 from qeqtrain.evaluation.inference import Frames, Timing, predictions, untrained_elements
 from qeqtrain.models.potential import Potential
+from qeqtrain.structures import Structure
 from qeqtrain.training.quantities import QUANTITIES
 
 NO_LABEL = "no frame has this label"
@@ -149,9 +150,13 @@ def evaluate(potential: Potential, parts: Mapping[str, Frames]) -> Evaluation:
         ):
             structure = said.frame.structure
             charge = float(structure.total_charge or 0.0)
-            met.update(structure.numbers.tolist())
+            if structure.data_set is None:  # or it is judged by the set that trained on it
+                met.update(structure.numbers.tolist())
             strange += [text for text in said.strange if text not in strange]
-            gathered.add(len(facts), said.frame.labels, said.values, structure.numbers)
+            energies = _references(potential, structure)
+            gathered.add(
+                len(facts), said.frame.labels, said.values, structure.numbers, energies
+            )
             facts.append(
                 (part, said.frame.source_id, formula(structure.numbers), len(structure), charge)
             )
@@ -177,7 +182,7 @@ def evaluate(potential: Potential, parts: Mapping[str, Frames]) -> Evaluation:
             for name in QUANTITIES
             if name not in compared
         },
-        references=gathered.references(potential.references),
+        references=np.array(gathered.references),
         charge_residual=residual,
         timing=timing,
         model={
@@ -200,6 +205,8 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.labelled: set[str] = set()
+        self.references: list[float] = []
+        """Reference energy of every row of the energies, eV per atom."""
         self._rows: dict[str, list[tuple[np.ndarray, np.ndarray, int, np.ndarray]]] = {}
 
     def add(
@@ -208,6 +215,7 @@ class _Gathered:
         labels: Mapping[str, np.ndarray],
         said: Mapping[str, np.ndarray],
         numbers: np.ndarray,
+        references: Mapping[int, float],
     ) -> None:
         """Take up one frame."""
         for name, quantity in QUANTITIES.items():
@@ -217,6 +225,9 @@ class _Gathered:
             if name not in said:
                 continue
             per_row = len(numbers) if name == "energy" else 1
+            if name == "energy":
+                of_atoms = sum(references[z] for z in numbers.tolist())
+                self.references.append(of_atoms / len(numbers))
             rows = len(numbers) if quantity.per_atom else 1
             predicted, label = (
                 np.reshape(v, (rows, -1)) / per_row for v in (said[name], labels[name])
@@ -239,14 +250,13 @@ class _Gathered:
             )
         return joined
 
-    def references(self, energies: Mapping[int, float]) -> np.ndarray:
-        """Reference energy of every row of the energies, eV per atom."""
-        return np.array(
-            [
-                sum(energies[int(z)] for z in numbers) / len(numbers)
-                for *_, numbers in self._rows.get("energy", [])
-            ]
-        )
+
+def _references(potential: Potential, structure: Structure) -> dict[int, float]:
+    """Energies of elements on the scale of the data set that a structure belongs to, eV."""
+    if potential.mixture is None:
+        return potential.references
+    more = potential.mixture.differences(structure.data_set)
+    return {z: e + more[z] for z, e in potential.references.items()}
 
 
 def formula(numbers: np.ndarray) -> str:

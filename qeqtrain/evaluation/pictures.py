@@ -18,14 +18,14 @@ from qeqtrain.models.archive import load
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from qeqtrain.data.sets import DataSets
+    from qeqtrain.data.prepared import PreparedFrames
     from qeqtrain.models.potential import Potential
 
 MOST_FRAMES = 500
 """Frames of the validation split that are drawn; more of them change no picture."""
 
 
-def pictures_of(checkpoint: Path, data: DataSets) -> dict[str, Figure]:
+def pictures_of(checkpoint: Path, data: PreparedFrames) -> dict[str, Figure]:
     """Draw what the weights of a checkpoint make of the validation split.
 
     Args:

@@ -32,14 +32,14 @@ from qeqtrain.training.solves import COLUMNS
 
 if TYPE_CHECKING:
     from qeqtrain.data.frames import Frame
-    from qeqtrain.data.sets import DataSets
+    from qeqtrain.data.prepared import PreparedFrames
     from qeqtrain.models.potential import Potential
 
 MOST_ATOMS = 20_000
 """Atoms of the frames that are drawn."""
 
 
-def write_run_report(folder: Path, data: DataSets) -> Path:
+def write_run_report(folder: Path, data: PreparedFrames) -> Path:
     """Write report.html, and report.md with its plots, into the folder of a run.
 
     Args:
@@ -105,7 +105,7 @@ def _largest(values: np.ndarray | None) -> float:
     return float(np.nanmax(values))
 
 
-def _chosen(data: DataSets) -> list[Frame]:
+def _chosen(data: PreparedFrames) -> list[Frame]:
     """Take frames of the validation split at equal distances, within the bounds above."""
     source, indices = data.source_of("val")
     if not len(indices):
@@ -142,13 +142,16 @@ def _model(potential: Potential, known: Mapping[str, Any]) -> list[str]:
 
 def _files(known: Mapping[str, Any], split: str) -> str:
     """Name the files of a split as its recipe does."""
-    given = known.get("recipe", {}).get("data", {}).get(split)
+    data = known.get("recipe", {}).get("data", {})
+    if "sets" in data:
+        return ", ".join(data["sets"])
+    given = data.get(split)
     if not given:
         return "a part of train"
     return ", ".join(str(file) for file in ([given] if isinstance(given, str) else given))
 
 
-def _data(data: DataSets, known: Mapping[str, Any]) -> Table:
+def _data(data: PreparedFrames, known: Mapping[str, Any]) -> Table:
     """Say what every split holds."""
     rows = []
     for split in ("train", "val", "test"):
@@ -173,7 +176,7 @@ def _data(data: DataSets, known: Mapping[str, Any]) -> Table:
     return Table("Data", head, rows, names=4)
 
 
-def _elements(data: DataSets) -> Table:
+def _elements(data: PreparedFrames) -> Table:
     """Count atoms and frames of every element in the training split."""
     source, frames = data.source_of("train")
     chosen = np.zeros(len(source), dtype=bool)
@@ -204,6 +207,13 @@ def _errors(known: Mapping[str, Any]) -> Table:
         for name, q in QUANTITIES.items()
         if f"{name}_rmse" in metrics
     ]
+    for key, rmse in metrics.items():  # by data set, where there are several
+        kind, _, data_set = key.partition("/")
+        name, _, error = kind.rpartition("_")
+        if data_set and error == "rmse":
+            mae = number(metrics[f"{name}_mae/{data_set}"])
+            words = f"{name.replace('_', ' ')}, {data_set}"
+            rows.append([words, QUANTITIES[name].unit, mae, number(rmse)])
     title = "Errors of these weights on the validation split"
     return Table(title, ["quantity", "unit", "MAE", "RMSE"], rows, names=2)
 
@@ -250,7 +260,7 @@ def _time(run: Mapping[str, Any], metrics: Mapping[str, np.ndarray]) -> list[str
     return said
 
 
-def report_on(folder: Path, data: DataSets) -> None:
+def report_on(folder: Path, data: PreparedFrames) -> None:
     """Write the report at the end of a run and say where; no run is lost to it."""
     try:
         say(f"report: {write_run_report(folder, data)}")

@@ -19,6 +19,7 @@ from torch import Tensor
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.models.exported import is_exported, read_exported, write_exported
 from qeqtrain.models.foundation import FOUNDATION_MODELS, first_line
+from qeqtrain.models.mixture import choose_set
 from qeqtrain.models.potential import DTYPES, Potential, build_potential
 
 FORMAT = 1
@@ -43,6 +44,7 @@ def restore(header: Mapping[str, Any], state: Mapping[str, Tensor]) -> Potential
         charge_range=header.get("charge_range"),  # absent from older files, as the next
         charge_references=header.get("charge_references"),
         conventions=header["conventions"],
+        mixture=header.get("mixture"),
     )
     potential.load_state_dict(dict(state))
     return potential
@@ -53,6 +55,7 @@ def load(
     *,
     device: torch.device | str | None = None,
     dtype: Literal["float32", "float64"] | torch.dtype | None = None,
+    data_set: str | None = None,
 ) -> Potential:
     """Load a potential, ready to predict.
 
@@ -61,9 +64,11 @@ def load(
             foundation model's name. Averaged weights are taken where training kept an average.
         device: ``cpu`` unless given.
         dtype: precision of the network; as trained unless given.
+        data_set: of a model that was trained on several, the one whose energies and charges
+            are wanted; the main one unless given.
 
     Raises:
-        UserMistake: no such file or model, or a file that is not a whole checkpoint.
+        UserMistake: no such file, model or data set, or a file that is not a whole checkpoint.
     """
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise UserMistake(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
@@ -80,11 +85,17 @@ def load(
         )
     if dtype is not None:
         potential = potential.to(DTYPES[dtype] if isinstance(dtype, str) else dtype)
+    if data_set is not None:
+        choose_set(potential, data_set)
     return potential.to(device or "cpu").eval()
 
 
 def export(
-    model: str | Path, out: Path, *, dtype: Literal["float32", "float64"] | None = None
+    model: str | Path,
+    out: Path,
+    *,
+    dtype: Literal["float32", "float64"] | None = None,
+    data_set: str | None = None,
 ) -> dict[str, Any]:
     """Write a model as one self-contained file, which :func:`load` reads.
 
@@ -96,6 +107,7 @@ def export(
         model: as for :func:`load`.
         out: the file, replaced if it exists.
         dtype: precision of the weights in it; as trained unless given.
+        data_set: of a model that was trained on several, the one that the file speaks for.
 
     Returns:
         What the file says beside the weights.
@@ -103,7 +115,7 @@ def export(
     Raises:
         UserMistake: there is no such model.
     """
-    potential = load(model, dtype=dtype)
+    potential = load(model, dtype=dtype, data_set=data_set)
     header = potential.header()
     header["spec"] = {**header["spec"], "dtype": str(potential.dtype).removeprefix("torch.")}
     entry = {**passport(model), "format": FORMAT, "potential": header}

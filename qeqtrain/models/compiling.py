@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ TENSORS = (
     *("numbers", "positions", "batch", "cell", "pbc", "total_charge"),
     *("spin", "electric_field"),
 )
-"""Inputs of a graph, before the neighbour pairs of every consumer."""
+"""Inputs of a graph, before the data set and the neighbour pairs of every consumer."""
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """Where torch keeps compiled code between runs; the user's cache unless it is set."""
@@ -112,6 +112,9 @@ class CompiledResponse:
             return found
         if structures.numbers.device.type == "cpu":
             potential.refuse_unknown_elements(structures.numbers)
+        mixture = potential.mixture
+        owners = None if mixture is None else mixture.index_of(structures)
+        structures = replace(structures, data_set=owners)
         key = (forces, stress, potential.dtype, str(potential.device))
         graph = self._graphs.get(key)
         if graph is None:
@@ -137,6 +140,9 @@ class _Graph:
         self.names: list[str] = []
         self.consumers = list(potential.cutoffs)
         example = _example(potential)
+        self.mixed = potential.mixture is not None
+        if potential.mixture is not None:
+            example = replace(example, data_set=potential.mixture.index_of(example))
         cutoffs = {name: example.edges[name].cutoff for name in self.consumers}
         module = _Evaluate(potential)
         states = list(module.state_dict(keep_vars=True))
@@ -151,7 +157,7 @@ class _Graph:
 
             found = respond(
                 energy,
-                _rebuilt(flat, cutoffs),
+                _rebuilt(flat, cutoffs, mixed=self.mixed),
                 forces=forces,
                 stress=stress,
                 create_graph=True,
@@ -207,16 +213,19 @@ def _weights(potential: Potential) -> list[Tensor]:
 def _flat(structures: Structures, consumers: Sequence[str]) -> list[Tensor]:
     """Lay a batch out as tensors."""
     flat = [getattr(structures, name) for name in TENSORS]
+    if structures.data_set is not None:
+        flat.append(structures.data_set)
     for name in consumers:
         edges = structures.edges[name]
         flat += [edges.sender, edges.receiver, edges.shift]
     return flat
 
 
-def _rebuilt(flat: Sequence[Tensor], cutoffs: dict[str, float]) -> Structures:
-    """Undo :func:`_flat`."""
-    own: dict[str, Any] = dict(zip(TENSORS, flat, strict=False))
-    rest = flat[len(TENSORS) :]
+def _rebuilt(flat: Sequence[Tensor], cutoffs: dict[str, float], *, mixed: bool) -> Structures:
+    """Undo :func:`_flat`; ``mixed``: of structures with a data set."""
+    names = (*TENSORS, "data_set") if mixed else TENSORS
+    own: dict[str, Any] = dict(zip(names, flat, strict=False))
+    rest = flat[len(names) :]
     edges = {
         name: Edges(*rest[3 * k : 3 * k + 3], cutoff)
         for k, (name, cutoff) in enumerate(cutoffs.items())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.domain import Domain
+from qeqtrain.models.mixture import Mixture
 from qeqtrain.models.parts import build_part
 from qeqtrain.models.references import ChargeReferences, build_charge_references
 from qeqtrain.neighbors import Reach
@@ -50,6 +51,7 @@ class Potential(Domain, nn.Module):
         baselines: energies by name that the network adds to, each a map from structures to
             eV, ``(B,)``, with the ``cutoffs`` of the neighbour lists it reads.
         atomic_dipoles: dipoles of atoms that are learned beside the charges, or ``None``.
+        mixture: what differs between the data sets it was trained on; ``None``: there is one.
         spec: the recipe nodes of the parts, kept so that a file can rebuild them.
     """
 
@@ -68,6 +70,7 @@ class Potential(Domain, nn.Module):
         conventions: Mapping[str, Any] | None = None,
         baselines: Mapping[str, nn.Module] | None = None,
         atomic_dipoles: AtomicDipoles | None = None,
+        mixture: Mixture | None = None,
         spec: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -76,6 +79,7 @@ class Potential(Domain, nn.Module):
         self.coupling = coupling
         self.baselines = nn.ModuleDict(baselines)
         self.atomic_dipoles = atomic_dipoles
+        self.mixture = mixture
         self.elements = tuple(int(z) for z in elements)
         self.scale: float | dict[int, float] = (
             {z: float(scale[z]) for z in self.elements}
@@ -207,6 +211,8 @@ class Potential(Domain, nn.Module):
         atomic = self.coupling(structures, species, features, rest).double()  # (N,)
         atomic = self._scale_of(species) * atomic  # (N,) eV
         references = self.reference_energies.index_select(0, species)  # (N,) eV
+        if self.mixture is not None:
+            references = references + self.mixture.energies_of(structures, species)
         energy = structures.sum_over_atoms(atomic + references)  # (B,) eV
         if self.charge_references is not None:
             energy = energy + self.charge_references(structures)
@@ -219,9 +225,12 @@ class Potential(Domain, nn.Module):
 
         if charges is None:
             return Prediction(energy=energy, atomic_energies=atomic)
+        said = charges.charges  # of the kind that the data set has
+        if self.mixture is not None:
+            said = self.mixture.charges_of(structures, species, said)
         return Prediction(
             energy=energy,
-            charges=charges.charges,
+            charges=said,
             dipole=dipole(
                 charges.charges,
                 self.masses[structures.numbers],
@@ -323,6 +332,7 @@ class Potential(Domain, nn.Module):
             if self.charge_references is None
             else self.charge_references.plain(),
             "conventions": self.conventions,
+            **({} if self.mixture is None else {"mixture": self.mixture.plain()}),
         }
 
 
@@ -336,6 +346,7 @@ def build_potential(
     charge_range: Sequence[float] | None = None,
     charge_references: Mapping[str, Any] | None = None,
     conventions: Mapping[str, Any] | None = None,
+    mixture: Mapping[str, Any] | None = None,
 ) -> Potential:
     """Assemble a potential from the recipe nodes of its parts.
 
@@ -351,6 +362,7 @@ def build_potential(
         charge_references: plain values of a
             :class:`~qeqtrain.models.references.ChargeReferences`, or ``None``.
         conventions: of the training data, plain values.
+        mixture: plain values of a :class:`~qeqtrain.models.mixture.Mixture`, or ``None``.
 
     Raises:
         UserMistake: a ``_target_`` outside the package that was not allowed, or parts that do
@@ -404,6 +416,7 @@ def build_potential(
         conventions=conventions,
         baselines=baselines,
         atomic_dipoles=dipoles,
+        mixture=Mixture(**mixture, elements=elements) if mixture else None,
         spec=plain,
     )
     return potential.to(DTYPES[plain["dtype"]])

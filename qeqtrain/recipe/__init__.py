@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qeqtrain.errors import UserMistake
-from qeqtrain.recipe.files import PATH_KEYS
+from qeqtrain.recipe.files import with_absolute_paths
 from qeqtrain.recipe.folders import find_recipe, recipe_name
 
 
@@ -39,17 +39,8 @@ class Recipe:
 
     def with_absolute_paths(self) -> Recipe:
         """Make the data's paths absolute: a run can then be resumed from any folder."""
-        data = dict(self.settings["data"])
-        for key in PATH_KEYS:
-            if key in data:
-                data[key] = _absolute(data[key])
+        data = with_absolute_paths(self.settings["data"])
         return replace(self, settings={**self.settings, "data": data})
-
-
-def _absolute(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_absolute(path) for path in value]
-    return str(Path(value).absolute()) if isinstance(value, str) else value
 
 
 def load_recipe(

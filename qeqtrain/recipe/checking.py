@@ -34,7 +34,7 @@ from qeqtrain.recipe.signatures import (
     read_signature,
     source_file,
 )
-from qeqtrain.recipe.types import read_type, type_mistake
+from qeqtrain.recipe.types import options_by_name, read_type, type_mistake
 
 _UNSET = object()  # a value that is missing or cannot be resolved, and has been reported
 
@@ -260,6 +260,11 @@ def _check_part(path: str, part: Mapping[str, Any], slot: Slot, checker: _Checke
         else:
             argument = signature.arguments[key]
             kind = read_type(argument.annotation, argument.module)
+            named = options_by_name(kind)
+            if named is not None and isinstance(value, Mapping):
+                for name, node in value.items():
+                    _check_options(f"{full}.{name}", node, named, checker)
+                continue
             wrong = type_mistake(_plain(value), kind) or _size_mistake(str(key), value)
             if wrong:
                 checker.say(full, wrong)
@@ -267,6 +272,23 @@ def _check_part(path: str, part: Mapping[str, Any], slot: Slot, checker: _Checke
         name = argument.name
         if argument.required and name not in part and name not in filled:
             checker.say(f"{path}.{name}", f"must be given: {path}.{name}=<value>")
+
+
+def _check_options(
+    path: str, value: Any, options: Mapping[str, Any], checker: _Checker
+) -> None:
+    """Check one of several mappings that stand by name in an argument of a part."""
+    if not isinstance(value, Mapping):
+        checker.say(path, f"met {value!r}, expected a mapping with {', '.join(options)}")
+        return
+    for key, item in value.items():
+        if item is _UNSET:
+            continue
+        full = f"{path}.{key}"
+        if key not in options:
+            checker.say(full, _unknown(full, str(key), list(options), path, []))
+        elif wrong := type_mistake(_plain(item), options[key]):
+            checker.say(full, wrong)
 
 
 def _size_mistake(key: str, value: Any) -> str:

@@ -200,5 +200,7 @@ OTHER_NAMES: Mapping[str, str] = {
 GENERATED: Mapping[str, str] = {
     "quickstart_clusters.h5": "alkali_halide_clusters {path} --count 600 --seed 1",
     "quickstart_cells.h5": "alkali_halides {path} --count 200 --seed 2",
+    "gfn1_cells.h5": "alkali_halides {path} --count 240 --seed 3",
+    "gfn2_cells.h5": "alkali_halides {path} --count 60 --seed 4 --method GFN2-xTB",
 }
 """Files that the user makes with ``qeqtrain data generate``, and how."""

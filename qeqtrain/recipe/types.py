@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache, reduce
 from types import GenericAlias, NoneType, UnionType
-from typing import Any, Literal, TypedDict, Union, get_args, get_origin
+from typing import Any, Literal, TypedDict, Union, get_args, get_origin, is_typeddict
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -138,6 +138,17 @@ def _union(kinds: Iterable[Any]) -> Any:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def options_by_name(kind: Any) -> Mapping[str, Any] | None:
+    """Keys and their types, of a mapping from names to mappings with just these keys.
+
+    Returns:
+        ``None`` for any other type.
+    """
+    members = [m for m in _members(kind) if get_origin(m) is dict]
+    inner = get_args(members[0])[1] if len(members) == 1 else None
+    return inner.__annotations__ if is_typeddict(inner) else None
 
 
 def type_mistake(value: object, kind: Any) -> str | None:

@@ -12,15 +12,17 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from qeqtrain.data.charge_references import charge_energies, count_compositions
 from qeqtrain.data.labels import plural
+from qeqtrain.data.mixed import MixedSets
 from qeqtrain.data.statistics import count_states
 from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.models.charge_states import StatesRead, checked_policy
 from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.models.references import ChargeReferenceKind
 from qeqtrain.training.given import Given, given_labels, without_given
+from qeqtrain.training.mixing import Mixing
 
 if TYPE_CHECKING:
-    from qeqtrain.data.sets import DataSets
+    from qeqtrain.data.prepared import PreparedFrames
     from qeqtrain.data.statistics import Statistics
 
 
@@ -36,7 +38,7 @@ def sketch_potential(nodes: Mapping[str, Any]) -> Potential:
     )
 
 
-def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
+def potential_for(nodes: Mapping[str, Any], data: PreparedFrames) -> Potential:
     """Build the potential of a recipe for prepared data.
 
     Args:
@@ -57,11 +59,18 @@ def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
     )
     conventions["untrained_elements"] = [z for z in elements if z not in trained]
     given = _given(nodes, elements, data)
-    if given is not None:
+    mixing = Mixing(data, given) if isinstance(data, MixedSets) else None
+    if mixing is not None:
+        statistics = mixing.statistics
+    elif given is not None:
         source, _ = data.source_of("train")
         statistics = without_given(statistics, given, source)
-    references = _references(nodes.get("references", "least_squares"), trained, statistics)
-    references, charge_references = _charge_references(nodes, references, data, given)
+    wanted = nodes.get("references", "least_squares")
+    references = _references(wanted, trained, statistics)
+    if mixing is not None:
+        conventions |= mixing.strangers(elements, conventions["sets"])
+        mixing.compare_with(references, fitted=wanted not in ("none", None))
+    references, charge_references = _charge_references(nodes, references, data, given, mixing)
     return build_potential(
         nodes,
         elements=elements,
@@ -71,10 +80,11 @@ def potential_for(nodes: Mapping[str, Any], data: DataSets) -> Potential:
         charge_range=statistics.charge_range,
         charge_references=charge_references,
         conventions=conventions,
+        mixture=None if mixing is None else mixing.plain(),
     )
 
 
-def _given(nodes: Mapping[str, Any], elements: list[int], data: DataSets) -> Given | None:
+def _given(nodes: Mapping[str, Any], elements: list[int], data: PreparedFrames) -> Given | None:
     """Energies and forces beneath the network, of training frames, or ``None``."""
     with torch.random.fork_rng(devices=[]):  # this draft draws no numbers of the run
         draft = build_potential(
@@ -88,7 +98,7 @@ def _given(nodes: Mapping[str, Any], elements: list[int], data: DataSets) -> Giv
     return given_labels(draft, data, every=by_charge)
 
 
-def unseen_state_notes(potential: Potential, data: DataSets) -> list[str]:
+def unseen_state_notes(potential: Potential, data: PreparedFrames) -> list[str]:
     """Look for charge states of validation and test frames that training frames lack.
 
     Args:
@@ -128,7 +138,11 @@ def unseen_state_notes(potential: Potential, data: DataSets) -> list[str]:
 
 
 def _charge_references(
-    nodes: Mapping[str, Any], references: dict[int, float], data: DataSets, given: Given | None
+    nodes: Mapping[str, Any],
+    references: dict[int, float],
+    data: PreparedFrames,
+    given: Given | None,
+    mixing: Mixing | None = None,
 ) -> tuple[dict[int, float], dict[str, Any] | None]:
     """Energies of elements, eV, and what knows the total charge beside them, plain values."""
     wanted = nodes.get("charge_references", "none")
@@ -145,6 +159,8 @@ def _charge_references(
     beneath = None
     if given is not None:
         frames, beneath = given.frames, given.energies
+    if mixing is not None:  # brought to the scale of the main set
+        beneath = mixing.differences(frames) + (0.0 if beneath is None else beneath)
     found = charge_energies(source, frames, None if fitted else references, beneath)
     if wanted == "learned":
         # What it learns is then of order one; the elements stay as they are without it.

@@ -20,7 +20,7 @@ from qeqtrain.physics.response import respond
 from qeqtrain.structures import Prediction, collate
 
 if TYPE_CHECKING:
-    from qeqtrain.data.sets import DataSets
+    from qeqtrain.data.prepared import PreparedFrames
     from qeqtrain.data.sources import Source
     from qeqtrain.models.potential import Potential
 
@@ -47,7 +47,9 @@ class Given:
     forces: np.ndarray
 
 
-def given_labels(potential: Potential, data: DataSets, *, every: bool = False) -> Given | None:
+def given_labels(
+    potential: Potential, data: PreparedFrames, *, every: bool = False
+) -> Given | None:
     """Work out the given energies and forces of the training frames.
 
     Args:
@@ -88,6 +90,19 @@ def given_labels(potential: Potential, data: DataSets, *, every: bool = False) -
         np.concatenate([part.energy.numpy() for part in found]),
         np.concatenate([part.forces.numpy() for part in found if part.forces is not None]),
     )
+
+
+def among(given: Given, source: Source, chosen: np.ndarray) -> Given:
+    """Take some of the frames whose energies and forces are given.
+
+    Args:
+        given: of training frames.
+        source: that the frames belong to.
+        chosen: which of them, bool, shape ``(F,)``.
+    """
+    atoms = np.repeat(chosen, source.sizes[given.frames])
+    forces = given.forces[atoms] if len(given.forces) else given.forces
+    return Given(given.frames[chosen], given.energies[chosen], forces)
 
 
 def _fixed(potential: Potential, source: Source, frames: list[int]) -> Prediction:

@@ -143,6 +143,8 @@ def _part_of(structures: Structures, atoms: Tensor, start: int, stop: int) -> St
     }
     names = ("cell", "pbc", "total_charge", "spin", "electric_field")
     per_structure: dict[str, Any] = {name: getattr(s, name)[start:stop] for name in names}
+    if s.data_set is not None:
+        per_structure["data_set"] = s.data_set[start:stop]
     return replace(
         s,
         **per_atom,

@@ -233,7 +233,8 @@ class TrainingModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin the sums."""
-        self._sums = ErrorSums(self.device)
+        mixture = self.potential.mixture
+        self._sums = ErrorSums(self.device, () if mixture is None else mixture.names)
         self._refused = ""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -272,6 +273,8 @@ class TrainingModule(pl.LightningModule):
         if refused:
             raise Diverged("; ".join(refused))
         add_up(self._sums.sums)
+        if len(self._sums.by_set):
+            add_up(self._sums.by_set)
         errors = self._sums.summary()
         self.errors = {"score": score(errors, self.loss.terms), **errors}
         self.log_dict(as_tensor({f"val/{k}": v for k, v in self.errors.items()}))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from qeqtrain.data.sets import DataSets
+from qeqtrain.data.prepared import PreparedFrames
 from qeqtrain.errors import EquilibrationFailed
 from qeqtrain.models.potential import Potential
 from qeqtrain.training.loss import Loss
@@ -42,7 +42,7 @@ class Probe:
         return self.seconds * self.batches
 
 
-def probe(potential: Potential, data: DataSets, loss: Loss) -> Probe | str:
+def probe(potential: Potential, data: PreparedFrames, loss: Loss) -> Probe | str:
     """Run the step of the largest batch, twice if that is quick; weights stay as they are.
 
     The first run is there to load libraries, and counts only if it is the only one.

@@ -142,6 +142,10 @@ class Progress(pl.Callback):
             + best,
             self.stream,
         )
+        mixture = module.potential.mixture
+        for name in () if mixture is None else mixture.names:
+            own = [number(errors.get(f"{q}_rmse/{name}", math.nan)) for q in self._columns]
+            say(f"{name:>26}" + "".join(f"{text:>12}" for text in own), self.stream)
 
     def _draw(self, line: str) -> None:
         if self.terminal:

@@ -204,6 +204,12 @@ class MetricsFile(pl.Callback):
         """Write the head, or drop what a resumed run does again."""
         if not trainer.is_global_zero:
             return
+        assert isinstance(pl_module, TrainingModule)
+        mixture = pl_module.potential.mixture
+        for name in () if mixture is None else mixture.names:
+            for quantity, about in QUANTITIES.items():
+                key = f"{quantity}_rmse/{name}"
+                self._columns[key] = f"{key} ({about.unit})"
         kept: list[list[str]] = []
         if self.file.exists():
             with self.file.open(newline="") as lines:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from qeqtrain.data.batching import Batch, StatefulLoader
-    from qeqtrain.data.sets import DataSets
+    from qeqtrain.data.prepared import PreparedFrames
 
 
 def fit(
     *,
-    data: DataSets,
+    data: PreparedFrames,
     potential: Mapping[str, Any],
     loss: Loss,
     optim: Optimization,
@@ -58,7 +58,7 @@ def fit(
     recipe: Mapping[str, Any],
     resume: bool = False,
     signals: StopSignals | None = None,
-    pictures: Callable[[Path, DataSets], Mapping[str, Figure]] | None = None,
+    pictures: Callable[[Path, PreparedFrames], Mapping[str, Figure]] | None = None,
     finetune: FineTuning | None = None,
 ) -> dict[str, Any]:
     """Train a potential.
@@ -95,7 +95,7 @@ def fit(
         has_charges=sketch.has_charges, fixed_charges=sketch.has_fixed_charges
     )
     loss.refuse_untrained_dipoles(atomic_dipoles=sketch.atomic_dipoles is not None)
-    watchers = _callbacks(callbacks)
+    watchers = _callbacks(callbacks, tuple(getattr(data, "sets", ())))
     run = RunFolder(folder, resume=resume)
     start = run.checkpoint_to_resume() if resume else None
     tracker = None if not logger else build(logger, "logger")
@@ -226,7 +226,7 @@ class Batches(pl.LightningDataModule):
         data: prepared.
     """
 
-    def __init__(self, data: DataSets) -> None:
+    def __init__(self, data: PreparedFrames) -> None:
         super().__init__()
         self.data = data
 
@@ -268,9 +268,10 @@ class InOrder:
         return iter(self._loader)
 
 
-def _callbacks(nodes: Mapping[str, Any] | None) -> list[pl.Callback]:
-    """Build the recipe's own callbacks."""
+def _callbacks(nodes: Mapping[str, Any] | None, sets: Sequence[str] = ()) -> list[pl.Callback]:
+    """Build the recipe's own callbacks; errors may be followed by data set, if any is named."""
     built = []
+    ends = ("", *(f"/{name}" for name in sets))
     for name, node in (nodes or {}).items():
         if node is None:
             continue
@@ -279,7 +280,8 @@ def _callbacks(nodes: Mapping[str, Any] | None) -> list[pl.Callback]:
             node = {"check_on_train_epoch_end": False, **node}
         callback = build(node, f"callbacks.{name}")
         monitored = getattr(callback, "monitor", None)
-        known = [MONITOR, *(f"val/{q}_{m}" for q in QUANTITIES for m in ("mae", "rmse"))]
+        kinds = [f"val/{q}_{m}" for q in QUANTITIES for m in ("mae", "rmse")]
+        known = [MONITOR, *(f"{kind}{end}" for end in ends for kind in kinds)]
         if monitored is not None and monitored not in known:
             raise UserMistake(
                 f"callbacks.{name}.monitor is {monitored!r}; expected one of {', '.join(known)}"

@@ -156,3 +156,17 @@ def test_progress_without_a_terminal_writes_whole_lines():
     assert stream.getvalue().startswith("labelling: 4/4, ")
     assert stream.getvalue().endswith("\n")
     assert "\r" not in stream.getvalue()
+
+
+def test_two_methods_label_one_geometry_each_in_its_way(tmp_path):
+    sources = []
+    for method in ("GFN1-xTB", "GFN2-xTB"):
+        made = quietly("alkali_halides", tmp_path / f"{method}.h5", 1, seed=3, method=method)
+        sources.append(open_source(made.path))
+        assert any(method in note for note in sources[-1].notes)
+    first, second = (source[0] for source in sources)
+    assert np.array_equal(first.structure.positions, second.structure.positions)
+    assert abs(first.labels["energy"] - second.labels["energy"]) > 1.0
+    assert np.abs(first.labels["charges"] - second.labels["charges"]).max() > 0.01
+    with pytest.raises(UserMistake, match="did you mean 'GFN2-xTB'"):
+        quietly("alkali_halides", tmp_path / "no.h5", 1, method="GFN2-xtb")

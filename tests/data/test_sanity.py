@@ -80,3 +80,11 @@ def test_energies_per_atom_are_noticed(make_molecule):
     for frame in frames:
         frame.labels["energy"] = np.float64(-5.0 * len(frame))
     assert said(frames) == []
+
+
+def test_frames_of_elements_that_no_sum_knows_are_not_judged(make_crystal):
+    frames = strained(make_crystal)
+    odd = replace(frames[0].structure, numbers=np.where(np.arange(8) % 2, 19, 17))
+    source = source_from_frames([*frames, replace(frames[0], structure=odd, source_id="odd")])
+    training = np.arange(len(frames))
+    assert sanity_warnings(source, source.sum_up(training)) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qeqtrain.models.archive import best_checkpoint, load, passport
 from qeqtrain.models.foundation import FOUNDATION_MODELS
+from qeqtrain.models.mixture import as_one_set
 from qeqtrain.models.potential import Potential
 
 ENTRY = "finetuned_from"
@@ -38,7 +39,7 @@ class Origin:
 
 
 def read_origin(model: str) -> Origin:
-    """Read a model by name or path.
+    """Read a model by name or path; one of several data sets as that it speaks for.
 
     Args:
         model: as for :func:`qeqtrain.load`; of a run folder the best checkpoint.
@@ -56,6 +57,7 @@ def read_origin(model: str) -> Origin:
     else:
         known = FOUNDATION_MODELS[model]
         name, file = model, known.folder() / next(iter(known.files))
+    as_one_set(potential)
     return Origin(name, _sha256(file), potential, published)
 
 
