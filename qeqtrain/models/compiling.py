@@ -177,11 +177,17 @@ class _Graph:
             traced = trace(weights, flat)
         self.plain = _without_detach(traced)
         self.compiled: Callable[..., list[Tensor]] = torch.compile(
-            self.plain, dynamic=True, fullgraph=True
+            self.plain, dynamic=False, fullgraph=True
         )
 
     def __call__(self, potential: Potential, structures: Structures) -> Prediction:
-        found = self.compiled(_weights(potential), _flat(structures, self.consumers))
+        flat = _flat(structures, self.consumers)
+        for tensor in flat:
+            torch._dynamo.mark_dynamic(tensor, 0)  # weights have the sizes they have
+        # Else the compiler asks for which sizes a float32 sum is long enough to be added up in
+        # pieces, and compiles anew for the others: minutes, for a batch of another size.
+        with symbolic_shapes.patch(backed_size_oblivious=True):
+            found = self.compiled(_weights(potential), flat)
         prediction = Prediction(**dict(zip(self.names, found, strict=True)))
         keeps = torch.is_grad_enabled() and potential.training
         return prediction if keeps else prediction.detach()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qeqtrain.models.potential import Potential
-    from qeqtrain.structures import Prediction, Structures
+    from qeqtrain.structures import Prediction
 
 CROSSES = [
     pytest.param("tensornet", "diagonal", "feature", id="tensornet-diagonal-feature"),
@@ -103,15 +103,13 @@ def test_a_batch_with_a_size_of_one_goes_the_ordinary_way() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler about itself
 @pytest.mark.parametrize("backbone", ["tensornet", "nequip"])
-def test_compiled_training_equals_eager_on_several_shapes(backbone: str) -> None:
+@torch._dynamo.config.patch(error_on_recompile=True)
+def test_compiled_training_equals_eager_on_ten_shapes(backbone: str) -> None:
     potential = small_cross(backbone, "diagonal", "feature").float().train()
     compiled = CompiledResponse(potential)
-
-    def batches() -> list[Structures]:
-        shapes = [[water()] * k + [triclinic()] * (k % 2 + 1) for k in (1, 2, 3)]
-        return [batch_of(atoms, potential) for atoms in shapes]
-
-    for batch in batches():
+    several = [[water()] * k + [triclinic()] * (k % 2 + 1) for k in (1, 2, 3, 7, 12, 40, 150)]
+    alone = [[water()], [triclinic()], [water()[:2]]]  # these go the ordinary way
+    for batch in [batch_of(atoms, potential) for atoms in several + alone]:
         expected = potential(batch, forces=True, stress=True)
         found = compiled(potential, batch, forces=True, stress=True)
         torch.testing.assert_close(found.energy, expected.energy, rtol=1e-6, atol=1e-5)
