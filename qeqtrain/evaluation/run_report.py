@@ -179,18 +179,12 @@ def _data(data: PreparedFrames, known: Mapping[str, Any]) -> Table:
 def _elements(data: PreparedFrames) -> Table:
     """Count atoms and frames of every element in the training split."""
     source, frames = data.source_of("train")
-    chosen = np.zeros(len(source), dtype=bool)
-    chosen[frames] = True
-    owner = np.repeat(np.arange(len(source)), source.sizes)
-    numbers = np.asarray(source.numbers)[chosen[owner]]
-    owner = owner[chosen[owner]]
+    sums = source.sum_up(frames)
     rows = [
-        [
-            SYMBOLS[int(z)],
-            f"{int((numbers == z).sum()):,}",
-            f"{len(set(owner[numbers == z])):,}",
-        ]
-        for z in np.unique(numbers)
+        [SYMBOLS[z], f"{int(atoms):,}", f"{int(count):,}"]
+        for z, atoms, count in zip(
+            sums.elements, sums.element_atoms, sums.element_frames, strict=True
+        )
     ]
     return Table("Elements of the training split", ["element", "atoms", "frames"], rows)
 

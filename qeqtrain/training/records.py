@@ -90,7 +90,7 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "recipe.yaml", text)
-        write_atomically(self.path / "splits.json", json.dumps(_plain(splits), indent=0))
+        write_atomically(self.path / "splits.json", _lines(splits))
         session = {"argv": sys.argv, "started": now(), "host": platform.node(), **entries}
         if job() is not None:
             session["job"] = job()
@@ -302,6 +302,15 @@ def write_atomically(file: Path, text: str) -> None:
     part = file.with_name(file.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(file)
+
+
+def _lines(splits: Mapping[str, Sequence[str]]) -> str:
+    """Write lists of names as JSON, a name a line: a million take no list of their pieces."""
+    lists = []
+    for name, ids in splits.items():
+        inside = ",\n".join(map(json.dumps, ids))
+        lists.append(f"{json.dumps(name)}: " + (f"[\n{inside}\n]" if inside else "[]"))
+    return "{\n" + ",\n".join(lists) + "\n}"
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import platform
 from pathlib import Path
@@ -110,3 +111,11 @@ def test_a_terminal_gets_one_line_that_is_rewritten() -> None:
     progress._clear()
     assert "\n" not in stream.getvalue()
     assert stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_splits_are_written_a_name_a_line(tmp_path: Path) -> None:
+    splits = {"train": ['a/"b"', "\u00e9", "c"], "val": [], "test": ["d"]}
+    RunFolder(tmp_path / "run", resume=False).start({}, splits)
+    text = (tmp_path / "run" / "splits.json").read_text()
+    assert json.loads(text) == splits
+    assert text == json.dumps(splits, indent=0)
