@@ -37,7 +37,7 @@ def learning_curves(metrics: dict[str, np.ndarray]) -> Figure | None:
         rows, of which no curve can be drawn.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     steps = metrics.get("step", np.empty(0))
     if len(steps) < 2:
@@ -72,8 +72,14 @@ def learning_curves(metrics: dict[str, np.ndarray]) -> Figure | None:
                 label=label or None,
             )
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter())
+        low, high = axes.get_ylim()
+        # Less than a decade has hardly a power of ten, or a round multiple of one, to show.
+        few = high < 10.0 * low
+        axes.yaxis.set_major_locator(
+            MaxNLocator(6) if few else LogLocator(subs=(1.0, 2.0, 5.0))
+        )
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.set_ylabel(unit if unit == "loss" else f"error ({unit})", fontsize=8)
