@@ -97,7 +97,7 @@ def _facts(recipe: Recipe, numbers: dict[str, Any]) -> Iterator[tuple[str, str]]
     data.refuse_fields(potential.field)
 
     yield from _about_data(data, recipe.settings["data"])
-    yield from _about_sets(data, potential.mixture)
+    yield from _about_sets(data, potential.mixture, loss)
     yield from _about_labels(data.statistics.coverage, loss)
     if potential.adds_fixed_energy:
         left = [f"{chemical_symbols[z]} {e:.4f}" for z, e in potential.references.items()]
@@ -185,7 +185,9 @@ def _listed(values: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _about_sets(data: PreparedFrames, mixture: Mixture | None) -> Iterator[tuple[str, str]]:
+def _about_sets(
+    data: PreparedFrames, mixture: Mixture | None, loss: Loss
+) -> Iterator[tuple[str, str]]:
     """Say what every data set of a mixture brings; nothing where there is one."""
     from ase.data import chemical_symbols
 
@@ -199,7 +201,7 @@ def _about_sets(data: PreparedFrames, mixture: Mixture | None) -> Iterator[tuple
         energies = {chemical_symbols[z]: f"{e:+.4f}" for z, e in more.items() if e}
         if energies:
             yield f"energies {name}", f"{_listed(energies)} eV, beside those of {data.main}"
-    if mixture.mapped:
+    if mixture.mapped and loss.needs("charges"):
         first = mixture.charge_types[data.main]
         kinds = ", ".join(map(str, mixture.mapped))
         yield "charge kinds", f"{kinds}, each learned as a map of {first}"

@@ -94,6 +94,12 @@ class MixedSets(PreparedFrames):
         super().prepare(cutoffs, labels)
         if (labels or {}).get("charges"):
             self._refuse_unknown_kinds()
+            self.notes += [
+                f"{name}: charge_type is {one.charge_type}, but no training frame has charges; "
+                "its charges are of the kind that is equilibrated"
+                for name, one in self.sets.items()
+                if one.charge_type is not None and not self._with_charges(name)
+            ]
 
     def _open(self) -> Parts:
         """Open every set; the mistakes of all come together."""

@@ -15,6 +15,9 @@ begins as the main one. The affine map alone would not keep the total charge; ta
 mean over the atoms g among which charge flows (a structure, or a fragment of it) gives the
 nearest charges, in the sense of least squares, that do. Energies, forces, dipoles and Born
 charges are made of :math:`q` itself: a dipole does not depend on how it is divided among atoms.
+
+Beyond energies of elements the energy is the same for all sets; methods whose bonds differ are
+not reconciled here.
 """
 
 from __future__ import annotations

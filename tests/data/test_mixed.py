@@ -135,7 +135,11 @@ def test_every_set_is_read_by_its_own_conventions(tmp_path):
     write_extxyz(tmp_path / "b.extxyz", silent)
     sets = {
         "a": {"train": str(tmp_path / "a.extxyz"), "charge_type": "mulliken"},
-        "b": {"train": str(tmp_path / "b.extxyz"), "aliases": {"charges": None}},
+        "b": {
+            "train": str(tmp_path / "b.extxyz"),
+            "aliases": {"charges": None},
+            "charge_type": "ddec6",
+        },
     }
     with pytest.raises(UserMistake, match=r"data\.sets\.b\.total_charge=zero"):
         prepared(sets)
@@ -147,6 +151,7 @@ def test_every_set_is_read_by_its_own_conventions(tmp_path):
     assert json.loads(json.dumps(data.conventions)) == data.conventions
     assert data.charge_types == {"a": "mulliken", "b": None}
     assert any(n.startswith("b, train: 0 of 6 frames have charges") for n in data.notes)
+    assert any(n.startswith("b: charge_type is ddec6, but no training") for n in data.notes)
 
 
 def test_energies_of_elements_are_those_of_each_set(tmp_path):
