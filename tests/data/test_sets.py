@@ -63,7 +63,7 @@ def test_an_edge_budget_counts_directed_edges_of_the_longest_cutoff(files):
 def test_ranks_share_many_frames_by_pairs_only_if_they_are_stored(
     tmp_path, make_molecule, monkeypatch
 ):
-    monkeypatch.setattr("qeqtrain.data.sets._NEIGHBOR_SAMPLE", 2)
+    monkeypatch.setattr("qeqtrain.data.prepared._NEIGHBOR_SAMPLE", 2)
     frames = [make_molecule(i, n=3 + i % 4) for i in range(20)]
     for name, cutoff in (("with.h5", 5.0), ("without.h5", None)):
         write_store(tmp_path / name, frames, pairs_cutoff=cutoff)
