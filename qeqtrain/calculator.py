@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,10 +12,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from qeqtrain.fragments import CHARGES, COLUMN, POTENTIALS
-from qeqtrain.models.archive import load
-from qeqtrain.models.charge_states import checked_policy
+from qeqtrain.models.archive import own_potential
 from qeqtrain.models.domain import FIELD_KEY, stated_field
-from qeqtrain.models.mixture import choose_set
 from qeqtrain.models.potential import Potential
 
 
@@ -66,15 +63,13 @@ class QeqCalculator(Calculator):
         data_set: str | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(model, Potential):
-            kind = model.dtype if dtype is None else getattr(torch, dtype)
-            self.potential = copy.deepcopy(model).to(device or model.device, kind).eval()
-        else:
-            self.potential = load(model, device=device, dtype=dtype)
-        if data_set is not None:
-            choose_set(self.potential, data_set)
-        if unseen_charge_states is not None:
-            self.potential.unseen_charge_states = checked_policy(unseen_charge_states)
+        self.potential = own_potential(
+            model,
+            device=device,
+            dtype=dtype,
+            data_set=data_set,
+            unseen_charge_states=unseen_charge_states,
+        )
         self.total_charge = total_charge
         self.electric_field = stated_field({}, electric_field)
         self._info: tuple[Any, ...] = ()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qeqtrain.cli.arguments import Parser, split_overrides, take
 from qeqtrain.cli.data import write_json
@@ -17,6 +17,10 @@ from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake
 from qeqtrain.evaluation.benchmarks.registry import SUITES, missing_packages, unknown_suites
 from qeqtrain.recipe.node import override_data
+
+if TYPE_CHECKING:
+    from qeqtrain.evaluation.benchmarks.suite import Plan, Suite
+    from qeqtrain.models.potential import Potential
 
 EPILOG = """\
 suites: {suites}  (`qeqtrain list suites` says what they measure)
@@ -96,11 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
     potential = model.load()
     everything: dict[str, Any] = {}
     empty = []
-    for name, chosen in classes.items():
-        suite = chosen(settings[name])
-        folder = asked.out / name
-        plan, rows = run_suite(
-            suite, model, potential, folder, jobs=arguments.jobs, retry=arguments.retry
+    suites = {name: chosen(settings[name]) for name, chosen in classes.items()}
+    plans = _planned(suites, potential)
+    for name, suite in suites.items():
+        plan, folder = plans[name], asked.out / name
+        rows = run_suite(
+            suite, plan, model, potential, folder, jobs=arguments.jobs, retry=arguments.retry
         )
         if all(row.failed for row in rows):
             reasons = dict.fromkeys(row.failed for row in rows)
@@ -118,6 +123,24 @@ def run(arguments: argparse.Namespace) -> int:
     if empty:
         raise UserMistake(*empty)
     return 0
+
+
+def _planned(suites: Mapping[str, Suite[Any]], potential: Potential) -> dict[str, Plan]:
+    """Plan every suite before any of them takes its time.
+
+    Raises:
+        UserMistake: what the settings of all suites ask for in vain, together.
+    """
+    plans = {}
+    problems: list[str] = []
+    for name, suite in suites.items():
+        try:
+            plans[name] = suite.plan(potential)
+        except UserMistake as mistake:
+            problems += [f"{name}: {text}" for text in mistake.problems]
+    if problems:
+        raise UserMistake(*problems)
+    return plans
 
 
 def _checked(arguments: argparse.Namespace) -> _Request:

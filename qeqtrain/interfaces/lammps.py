@@ -18,8 +18,7 @@ import torch
 from ase.data import atomic_numbers
 
 from qeqtrain.errors import UserMistake, nearest
-from qeqtrain.models.archive import load
-from qeqtrain.models.charge_states import checked_policy
+from qeqtrain.models.archive import own_potential
 from qeqtrain.models.potential import Potential
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.structures import Structure, collate
@@ -77,13 +76,9 @@ class QeqForces:
             )
         if problems:
             raise UserMistake(*problems)
-        if isinstance(model, Potential):
-            kind = model.dtype if dtype is None else getattr(torch, dtype)
-            self.potential = model.to(device or model.device, kind).eval()
-        else:
-            self.potential = load(model, device=device, dtype=dtype)
-        if unseen_charge_states is not None:
-            self.potential.unseen_charge_states = checked_policy(unseen_charge_states)
+        self.potential = own_potential(
+            model, device=device, dtype=dtype, unseen_charge_states=unseen_charge_states
+        )
         self.total_charge, self.spin = total_charge, spin
         self._numbers = np.array([0, *(atomic_numbers[e] for e in elements)])
         self._lmp, self._fix = lmp, fix

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.errors import UserMistake
-from qeqtrain.models.archive import load
-from qeqtrain.models.charge_states import checked_policy
+from qeqtrain.models.archive import own_potential
 from qeqtrain.models.potential import Potential
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.structures import Structure, collate
@@ -62,13 +61,9 @@ class QeqModel(ModelInterface):  # type: ignore[misc]
         unseen_charge_states: Literal["error", "allow"] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(model, Potential):
-            kind = model.dtype if dtype is None else getattr(torch, dtype)
-            self.potential = model.to(device or model.device, kind).eval()
-        else:
-            self.potential = load(model, device=device, dtype=dtype)
-        if unseen_charge_states is not None:
-            self.potential.unseen_charge_states = checked_policy(unseen_charge_states)
+        self.potential = own_potential(
+            model, device=device, dtype=dtype, unseen_charge_states=unseen_charge_states
+        )
         self.total_charge = total_charge
         self.spin = spin
         self._device = self.potential.device

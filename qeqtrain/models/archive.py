@@ -8,6 +8,7 @@ exported file (``models/exported.py``) has the same entry and one set of weights
 
 from __future__ import annotations
 
+import copy
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.models.charge_states import checked_policy
 from qeqtrain.models.exported import is_exported, read_exported, write_exported
 from qeqtrain.models.foundation import FOUNDATION_MODELS, first_line
 from qeqtrain.models.mixture import choose_set
@@ -88,6 +90,39 @@ def load(
     if data_set is not None:
         choose_set(potential, data_set)
     return potential.to(device or "cpu").eval()
+
+
+def own_potential(
+    model: Potential | str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: Literal["float32", "float64"] | None = None,
+    data_set: str | None = None,
+    unseen_charge_states: Literal["error", "allow"] | None = None,
+) -> Potential:
+    """Give an interface a potential of its own: one that is loaded, or a copy of the caller's.
+
+    Args:
+        model: as for :func:`load`, or a potential, which stays as it is.
+        device: as for :func:`load`; of a potential, where it is.
+        dtype: as for :func:`load`; of a potential, its own.
+        data_set: as for :func:`load`.
+        unseen_charge_states: what to do about total charges that the model reads and was not
+            trained on; as in its recipe unless given.
+
+    Raises:
+        UserMistake: as :func:`load`, or an unknown policy.
+    """
+    if isinstance(model, Potential):
+        kind = model.dtype if dtype is None else DTYPES[dtype]
+        potential = copy.deepcopy(model).to(device or model.device, kind).eval()
+        if data_set is not None:
+            choose_set(potential, data_set)
+    else:
+        potential = load(model, device=device, dtype=dtype, data_set=data_set)
+    if unseen_charge_states is not None:
+        potential.unseen_charge_states = checked_policy(unseen_charge_states)
+    return potential
 
 
 def export(

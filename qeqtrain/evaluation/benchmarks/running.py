@@ -44,17 +44,19 @@ _WITHOUT_EFFECT = ("count", "max_atoms")
 
 def run_suite(
     suite: Suite[Any],
+    plan: Plan,
     model: Model,
     potential: Potential,
     folder: Path,
     *,
     jobs: int = 1,
     retry: bool = False,
-) -> tuple[Plan, list[Row]]:
+) -> list[Row]:
     """Measure every task that has no row yet.
 
     Args:
         suite: with its settings.
+        plan: of the suite, for this potential.
         model: how other processes load the model.
         potential: the same, loaded.
         folder: of the suite; made if it is missing.
@@ -62,12 +64,11 @@ def run_suite(
         retry: measure failed tasks again.
 
     Returns:
-        The plan, and one row for each of its tasks, in order.
+        One row for each task of the plan, in order.
 
     Raises:
         UserMistake: the folder has rows of another model or of other settings.
     """
-    plan = suite.plan(potential)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ROWS
     head = _head(suite, potential)
@@ -85,7 +86,7 @@ def run_suite(
             progress.advance()
     if waiting:
         progress.close()
-    return plan, [found[task.name] for task in plan.tasks]
+    return [found[task.name] for task in plan.tasks]
 
 
 def _head(suite: Suite[Any], potential: Potential) -> dict[str, Any]:

@@ -68,6 +68,15 @@ def test_what_makes_no_sense_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_a_mistake_for_a_later_suite_is_said_before_any_is_measured(
+    model: Model, tmp_path: Path, capsys
+) -> None:
+    words = ["eos", "charges", "charges.pairs=Na-Xx", "--out", str(tmp_path / "out")]
+    assert main(["benchmark", model.path, *words]) == 2
+    assert "charges: pairs=Na-Xx: expected pairs of" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "eos").exists()
+
+
 @pytest.mark.skipif(find_spec("phonopy") is not None, reason="phonopy is installed")
 def test_without_phonopy_the_extra_is_named(model: Model, capsys) -> None:
     assert main(["benchmark", model.path, "phonon"]) == 2

@@ -21,8 +21,9 @@ from tests.systems import small_qet
 def run(model: Model, folder: Path, kind: type[Toy] = Toy, jobs: int = 1, **settings: Any):
     retry = settings.pop("retry", False)
     suite = kind(ToySettings(**settings))
-    _, rows = run_suite(suite, model, model.load(), folder, jobs=jobs, retry=retry)
-    return rows
+    potential = model.load()
+    plan = suite.plan(potential)
+    return run_suite(suite, plan, model, potential, folder, jobs=jobs, retry=retry)
 
 
 def logged(file: Path) -> list[str]:
@@ -56,9 +57,9 @@ def test_rows_of_another_model_or_other_settings_are_refused(
     run(model, tmp_path / "out")
     with pytest.raises(UserMistake, match=r"power=1\.0 there and 2\.0 now"):
         run(model, tmp_path / "out", power=2.0)
-    suite = Toy(ToySettings())
+    suite, other = Toy(ToySettings()), small_qet(seed=9)
     with pytest.raises(UserMistake, match="another model"):
-        run_suite(suite, model, small_qet(seed=9), tmp_path / "out")
+        run_suite(suite, suite.plan(other), model, other, tmp_path / "out")
     (tmp_path / "out" / "rows.jsonl").write_text("no rows\n")
     with pytest.raises(UserMistake, match="not rows of 'toy'"):
         run(model, tmp_path / "out")
@@ -136,7 +137,9 @@ def test_settings_that_are_wrong_are_named(word: str, message: str) -> None:
 
 def test_results_are_json_and_the_card_gathers_them(model: Model, tmp_path: Path) -> None:
     suite = Toy(ToySettings(tasks=("a", "fails")))
-    plan, rows = run_suite(suite, model, model.load(), tmp_path / "out" / "toy")
+    potential = model.load()
+    plan = suite.plan(potential)
+    rows = run_suite(suite, plan, model, potential, tmp_path / "out" / "toy")
     found = write_suite(suite, plan, rows, suite.findings(rows), tmp_path / "out" / "toy")
     written = json.loads((tmp_path / "out" / "toy" / "results.json").read_text())
     assert written == found
