@@ -45,7 +45,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
         "           [--shard-frames N] [--max-force F] [--on-bad skip|error]\n"
         "           [data.key=value ...]\n"
         "       qeqtrain data generate FAMILY OUT --count N [--seed S] [--workers W]\n"
-        "           [--method GFN1-xTB|GFN2-xTB]"
+        "           [--method GFN1-xTB|GFN2-xTB] [--elements Sr,Cl]"
     )
     parser.add_argument("what", choices=None, help="info, convert or generate")
     parser.add_argument("words", nargs="*", help="as above")
@@ -62,6 +62,11 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     parser.add_argument("--count", type=int, metavar="N", help="generate: how many structures")
     parser.add_argument(
         "--method", metavar="M", help="generate: GFN1-xTB (by default) or GFN2-xTB"
+    )
+    parser.add_argument(
+        "--elements",
+        metavar="Sr,Cl",
+        help="generate: only salts made of these; all of the family unless given",
     )
     parser.add_argument("--seed", type=int, metavar="S", help="generate: 0 unless given")
     parser.add_argument(
@@ -91,7 +96,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
 _OPTIONS = {
     "info": ("json", "verify"),
     "convert": ("pairs_cutoff", "workers", "shard_frames", "max_force", "on_bad"),
-    "generate": ("count", "seed", "workers", "method"),
+    "generate": ("count", "seed", "workers", "method", "elements"),
 }
 
 
@@ -216,7 +221,10 @@ def run_generate(arguments: argparse.Namespace) -> int:
 
     method = arguments.method or METHODS[0]
     seed = arguments.seed or 0
-    done = generate(family, out, arguments.count, seed, workers, method=method)
+    elements = [e.strip() for e in (arguments.elements or "").split(",") if e.strip()]
+    done = generate(
+        family, out, arguments.count, seed, workers, method=method, elements=elements
+    )
     dropped = f", {done.dropped} dropped (not converged)" if done.dropped else ""
     sys.stdout.write(f"{out}: {done.frames} structures{dropped}, {done.seconds:.0f} s\n")
     return 0

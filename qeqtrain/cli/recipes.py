@@ -100,7 +100,7 @@ def _models() -> list[tuple[str, str]]:
 
 
 def _families() -> list[tuple[str, str]]:
-    from qeqtrain.data.generate import FAMILIES
+    from qeqtrain.data.salts import FAMILIES
 
     return [(name, family.meaning) for name, family in FAMILIES.items()]
 

@@ -5,13 +5,16 @@ import io
 import numpy as np
 import pytest
 
-from qeqtrain.data.generate import (
+from qeqtrain.data.elements import SYMBOLS
+from qeqtrain.data.generate import generate
+from qeqtrain.data.progress import Progress, duration
+from qeqtrain.data.salts import (
     CHARGES,
+    FAMILIES,
     alkali_halide_cluster,
     alkali_halide_crystal,
-    generate,
+    alkaline_earth_chloride,
 )
-from qeqtrain.data.progress import Progress, duration
 from qeqtrain.data.sources import open_source
 from qeqtrain.data.xtb import Geometry, label, unpaired_electrons
 from qeqtrain.errors import UserMistake
@@ -43,6 +46,43 @@ def test_crystals_are_cells_of_8_atoms_with_no_two_alike():
     cells = [alkali_halide_crystal(i, seed=0) for i in range(20)]
     assert all(len(g.numbers) == 8 and np.linalg.det(g.cell) > 0 for g in cells)
     assert len({g.positions.tobytes() for g in cells}) == 20
+
+
+def test_chlorides_are_fluorite_four_anions_around_every_cation_eight_around_every_anion():
+    cells = [alkaline_earth_chloride(i, seed=0) for i in range(20)]
+    assert len({g.positions.tobytes() for g in cells}) == 20
+    assert {SYMBOLS[g.numbers[0]] for g in cells} == {"Mg", "Ca", "Sr", "Ba"}
+    for geometry in cells:
+        chlorine = geometry.numbers == 17
+        assert chlorine.sum() == 8
+        images = np.array(list(np.ndindex(3, 3, 3))) - 1
+        apart = (
+            geometry.positions[chlorine][:, None, None]
+            - geometry.positions[~chlorine][None, :, None]
+            - (images @ geometry.cell)[None, None]
+        )
+        edge = np.linalg.det(geometry.cell) ** (1 / 3)
+        near = np.linalg.norm(apart, axis=-1) < 0.6 * edge
+        assert near.sum(axis=(1, 2)).tolist() == [4] * 8
+        assert near.sum(axis=(0, 2)).tolist() == [8] * 4
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_elements_leave_out_the_salts_that_have_others(name):
+    family = FAMILIES[name]
+    salt = family.salts[-1]
+    chosen = family.made_of([salt.anion, salt.cation])
+    assert chosen == (salt,)
+    symbols = {SYMBOLS[z] for i in range(12) for z in family.sample(i, 1, chosen).numbers}
+    assert symbols == {salt.cation, salt.anion}
+    assert family.made_of([]) == family.made_of(family.elements) == family.salts
+
+
+def test_a_generated_file_holds_the_elements_that_were_asked_for(tmp_path):
+    made = quietly("alkaline_earth_chlorides", tmp_path / "s.h5", 2, elements=["Sr", "Cl"])
+    frames = list(open_source(made.path))
+    assert [set(frame.structure.numbers.tolist()) for frame in frames] == [{17, 38}] * 2
+    assert all("stress" in frame.labels for frame in frames)
 
 
 def test_unpaired_electrons_follow_from_the_electron_count():
@@ -135,6 +175,21 @@ def test_labels_that_do_not_converge_are_dropped_and_counted(tmp_path, monkeypat
 def test_wrong_arguments_are_the_users_mistake(arguments, words):
     with pytest.raises(UserMistake, match=words):
         quietly(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        (["Sr", "Cl"], "no salt here has Sr"),
+        (["Na", "Cl", "Cll"], "did you mean 'Cl'"),
+        (["K", "F"], "makes no salt with K, F in it"),
+        (["Na", "Cl", "F", "K", "Li", "I"], "no salt here has I "),
+        (["Li", "Cl", "K", "F", "Br"], "Br"),
+    ],
+)
+def test_elements_that_make_no_salt_are_the_users_mistake(elements, words, tmp_path):
+    with pytest.raises(UserMistake, match=words):
+        quietly("alkali_halides", tmp_path / "a.h5", 1, elements=elements)
 
 
 def test_all_wrong_arguments_are_named_together():
