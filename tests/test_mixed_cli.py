@@ -118,7 +118,19 @@ def test_predictions_are_those_of_the_set_that_is_asked_for() -> None:
             assert said.get_charges().sum() == pytest.approx(label.info["charge"], abs=1e-6)
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
+def test_benchmarks_are_those_of_the_set_that_is_asked_for() -> None:
+    errors = {}
+    for words, folder in (((), "benchmark"), (("data.set=second",), "benchmark-second")):
+        asked = ("charges", "--data", "second.extxyz", "repeat=2")
+        assert run("benchmark", "run", *asked, *words) == 0
+        lines = Path("run", folder, "charges/rows.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        of_labels = next(row for row in rows if "errors" in row.get("values", {}))
+        errors[folder] = of_labels["values"]["errors"]["charges"]["mae"]
+    assert errors["benchmark-second"] < 30.0 < errors["benchmark"]  # me
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export", "benchmark"])
 def test_an_unknown_set_is_one_clear_message(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +138,7 @@ def test_an_unknown_set_is_one_clear_message(
         "evaluate": ("run", "second.extxyz"),
         "predict": ("run", "second.extxyz", "x.extxyz"),
         "export": ("run", "x.safetensors"),
+        "benchmark": ("run", "eos"),
     }[verb]
     assert run(verb, *words, "data.set=secnd") == 2
     told = capsys.readouterr().err

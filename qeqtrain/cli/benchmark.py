@@ -30,11 +30,13 @@ examples:
   qeqtrain benchmark qet-matq elasticity phonon --count 60 --jobs 8 --out matq
   qeqtrain benchmark qet-matq diatomics elements=Na,Cl pairs=Na-Cl
   qeqtrain benchmark runs/qet/latest charges --data test.extxyz
+  qeqtrain benchmark runs/mixed/latest eos data.set=matpes     as one of its data sets
 
 key=value is a setting of every suite that has it, suite.key=value of one; device= and dtype=
-are the model's; data.key=value says how to read --data, as for `qeqtrain evaluate`. A benchmark
-that was interrupted goes on where it stopped when it is started again with the same --out.
-Published references are downloaded once, or found in references=FOLDER or $QEQTRAIN_BENCHMARKS.
+are the model's, and so is data.set=NAME, where it was trained on several; data.key=value says
+how to read --data, as for `qeqtrain evaluate`. A benchmark that was interrupted goes on where
+it stopped when it is started again with the same --out. Published references are downloaded
+once, or found in references=FOLDER or $QEQTRAIN_BENCHMARKS.
 """
 
 
@@ -76,6 +78,7 @@ class _Request:
     overrides_of_data: list[str]
     device: str
     dtype: Any
+    data_set: str | None
     out: Path
 
 
@@ -96,7 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = parse_settings(
         {name: chosen.settings_class for name, chosen in classes.items()}, words, common
     )
-    model = Model(arguments.model, asked.device, asked.dtype, arguments.unseen_charge_states)
+    policy = arguments.unseen_charge_states
+    model = Model(arguments.model, asked.device, asked.dtype, policy, asked.data_set)
     potential = model.load()
     everything: dict[str, Any] = {}
     empty = []
@@ -152,6 +156,7 @@ def _checked(arguments: argparse.Namespace) -> _Request:
     suites, overrides = split_overrides(arguments.words)
     device, overrides = take(overrides, "device")
     dtype, overrides = take(overrides, "dtype")
+    data_set, overrides = take(overrides, "data.set")
     suites = list(dict.fromkeys(suites))
     of_data = [word for word in overrides if word.startswith("data.")]
     overrides = [word for word in overrides if word not in of_data]
@@ -174,9 +179,9 @@ def _checked(arguments: argparse.Namespace) -> _Request:
         problems.append(f"{of_data[0]}: says how to read --data FILE, which is not given")
     if problems:
         raise UserMistake(*problems)
-    out = arguments.out or _default_folder(arguments.model)
+    out = arguments.out or _default_folder(arguments.model, data_set)
     refuse_unwritable(arguments.json, folders=[out])
-    return _Request(suites, overrides, of_data, device or "cpu", dtype, out)
+    return _Request(suites, overrides, of_data, device or "cpu", dtype, data_set, out)
 
 
 def _about_data(file: str | None, overrides: list[str]) -> list[str]:
@@ -194,11 +199,12 @@ def _about_data(file: str | None, overrides: list[str]) -> list[str]:
     return words
 
 
-def _default_folder(model: str) -> Path:
-    """Folder of the results: in the run, or beside a checkpoint, or here."""
+def _default_folder(model: str, data_set: str | None) -> Path:
+    """Folder of the results: in the run, or beside a checkpoint, or here; one for each set."""
     path = Path(model)
+    name = "benchmark" if data_set is None else f"benchmark-{data_set}"
     if path.is_dir():
-        return path / "benchmark"
+        return path / name
     if path.is_file() and path.parent.name == "checkpoints":
-        return path.parent.parent / "benchmark"
-    return Path(f"{path.stem}-benchmark")
+        return path.parent.parent / name
+    return Path(f"{path.stem}-{name}")

@@ -23,20 +23,25 @@ class Model:
         device: ``cpu`` unless given.
         dtype: precision of the network; as trained unless given.
         unseen_charge_states: ``error`` or ``allow``; as in the model's recipe unless given.
+        data_set: of a model that was trained on several, the one that it speaks for; the main
+            one unless given.
     """
 
     path: str
     device: str = "cpu"
     dtype: Literal["float32", "float64"] | None = None
     unseen_charge_states: str | None = None
+    data_set: str | None = None
 
     def load(self) -> Potential:
         """Load it.
 
         Raises:
-            UserMistake: no such model, or a damaged file.
+            UserMistake: no such model or data set, or a damaged file.
         """
-        potential = load(self.path, device=self.device, dtype=self.dtype)
+        potential = load(
+            self.path, device=self.device, dtype=self.dtype, data_set=self.data_set
+        )
         if self.unseen_charge_states is not None:
             potential.unseen_charge_states = checked_policy(self.unseen_charge_states)
         return potential
