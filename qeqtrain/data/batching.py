@@ -16,7 +16,7 @@ from qeqtrain.data.frames import Frame
 from qeqtrain.data.gathering import Gathering
 from qeqtrain.data.labels import LABELS
 from qeqtrain.data.plan import BatchPlan
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.data.transfer import Sender, new_reader, receive
 from qeqtrain.data.workers import end_with_parent
 from qeqtrain.errors import UserMistake

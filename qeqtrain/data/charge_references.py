@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.data.statistics import compositions
 from qeqtrain.data.sums import fit_references
 

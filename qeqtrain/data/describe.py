@@ -13,7 +13,7 @@ from qeqtrain.data.elements import SYMBOLS
 from qeqtrain.data.labels import LABELS, Conventions, plural
 from qeqtrain.data.requirements import charge_problems, charge_residuals
 from qeqtrain.data.sanity import sanity_warnings, stress_slope
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.data.splits import families
 from qeqtrain.data.statistics import labelled_rows, statistics
 from qeqtrain.data.streamed import streamed_source

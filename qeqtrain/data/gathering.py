@@ -16,7 +16,7 @@ import torch
 
 from qeqtrain.data.contiguous import ContiguousColumn
 from qeqtrain.data.labels import LABELS
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.neighbors import Reach, with_pairs
 from qeqtrain.structures import Edges, Pairs, Structure, Structures
 

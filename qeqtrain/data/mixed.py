@@ -25,7 +25,7 @@ from qeqtrain.data.one_set import OneSet, SetOptions, read_set
 from qeqtrain.data.opening import Parts
 from qeqtrain.data.prepared import PreparedFrames
 from qeqtrain.data.requirements import charge_problems, partial_notes
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.data.splits import SPLITS
 from qeqtrain.data.statistics import Statistics, neighbor_average, statistics
 from qeqtrain.data.sums import Sums

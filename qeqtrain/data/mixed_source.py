@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from qeqtrain.data.frames import Frame
-from qeqtrain.data.sources import Joined, Source
+from qeqtrain.data.joined import Joined
+from qeqtrain.data.source import Source
 from qeqtrain.data.texts import Chained, Prefixed
 
 

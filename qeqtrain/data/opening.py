@@ -8,7 +8,8 @@ from typing import get_args
 import numpy as np
 
 from qeqtrain.data.labels import Conventions
-from qeqtrain.data.sources import Source, open_source
+from qeqtrain.data.source import Source
+from qeqtrain.data.sources import open_source
 from qeqtrain.data.splits import SPLITS, SplitBy, split_from_file, split_indices
 from qeqtrain.errors import UserMistake
 

@@ -22,7 +22,8 @@ from qeqtrain.data.frames import Frame, convert_frame
 from qeqtrain.data.keys import Keys, Survey
 from qeqtrain.data.labels import Conventions
 from qeqtrain.data.parts import BLOCK, PartWriter
-from qeqtrain.data.sources import Source, open_source
+from qeqtrain.data.source import Source
+from qeqtrain.data.sources import open_source
 from qeqtrain.data.streams import PIECE_FRAMES, Bad, Piece, Stream
 from qeqtrain.neighbors import find_pairs
 from qeqtrain.structures import Pairs

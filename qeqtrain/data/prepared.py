@@ -33,7 +33,7 @@ from qeqtrain.data.requirements import (
     reach_problems,
     stranger_notes,
 )
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.data.statistics import Statistics, neighbor_average, statistics
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach

@@ -9,7 +9,7 @@ import torch
 
 from qeqtrain.data.elements import SYMBOLS
 from qeqtrain.data.labels import LABELS, UNDECIDED, plural
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.data.splits import families
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from qeqtrain.data.labels import plural
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.data.statistics import compositions
 from qeqtrain.data.sums import Sums
 from qeqtrain.units import EV_PER_A3_TO_GPA

@@ -10,9 +10,10 @@ from typing import TextIO
 
 from qeqtrain.data import store
 from qeqtrain.data.frames import Frame
+from qeqtrain.data.joined import joined_fingerprint
 from qeqtrain.data.pieces import Rules
 from qeqtrain.data.progress import Progress
-from qeqtrain.data.sources import joined_fingerprint, open_source
+from qeqtrain.data.sources import open_source
 from qeqtrain.data.store_writer import Stretch, join
 from qeqtrain.data.sums import Sums
 from qeqtrain.data.writing import write_extxyz

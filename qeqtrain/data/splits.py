@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from qeqtrain.data.labels import plural
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.errors import UserMistake, nearest
 
 SPLITS = ("train", "val", "test")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 
 _SAMPLE = 2000  # frames looked at for the number of neighbours
 

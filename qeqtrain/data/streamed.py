@@ -18,7 +18,8 @@ from qeqtrain.data import store
 from qeqtrain.data.convert import convert
 from qeqtrain.data.labels import Conventions
 from qeqtrain.data.reading import contents, places
-from qeqtrain.data.sources import Source, open_source
+from qeqtrain.data.source import Source
+from qeqtrain.data.sources import open_source
 from qeqtrain.errors import UserMistake
 
 LARGE = 256 * 2**20

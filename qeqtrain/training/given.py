@@ -21,7 +21,7 @@ from qeqtrain.structures import Prediction, collate
 
 if TYPE_CHECKING:
     from qeqtrain.data.prepared import PreparedFrames
-    from qeqtrain.data.sources import Source
+    from qeqtrain.data.source import Source
     from qeqtrain.models.potential import Potential
 
 SAMPLE = 2000

@@ -29,7 +29,7 @@ from qeqtrain.data import store
 from qeqtrain.data.batching import FrameBatches, StatefulLoader
 from qeqtrain.data.frames import Frame
 from qeqtrain.data.plan import BatchPlan
-from qeqtrain.data.sources import Source
+from qeqtrain.data.source import Source
 from qeqtrain.data.writing import write_store
 from qeqtrain.structures import Structure
 

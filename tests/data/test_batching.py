@@ -156,7 +156,7 @@ def test_every_consumer_has_its_neighbour_list(batches, frames):
 
 def test_neighbour_lists_are_found_once(batches, monkeypatch):
     first = batches.batch([12, 13])
-    monkeypatch.setattr("qeqtrain.data.sources.find_pairs", None)
+    monkeypatch.setattr("qeqtrain.data.source.find_pairs", None)
     second = batches.batch([12, 13])
     assert torch.equal(
         first.structures.edges["charge"].sender, second.structures.edges["charge"].sender

@@ -12,7 +12,8 @@ from qeqtrain.data import store
 from qeqtrain.data.batching import FrameBatches
 from qeqtrain.data.describe import describe, render
 from qeqtrain.data.sets import DataSets
-from qeqtrain.data.sources import Source, open_source, source_from_frames
+from qeqtrain.data.source import Source
+from qeqtrain.data.sources import open_source, source_from_frames
 from qeqtrain.data.store_writer import StoreWriter
 from qeqtrain.data.writing import write_extxyz, write_store
 from qeqtrain.errors import UserMistake

@@ -10,7 +10,9 @@ import torch
 from qeqtrain.data import store
 from qeqtrain.data.batching import FrameBatches, collate_frames
 from qeqtrain.data.contiguous import BLOCK, Checksums, ContiguousColumn, OpenFile
-from qeqtrain.data.sources import Joined, Source, source_from_frames
+from qeqtrain.data.joined import Joined
+from qeqtrain.data.source import Source
+from qeqtrain.data.sources import source_from_frames
 from qeqtrain.data.writing import write_store
 from qeqtrain.errors import UserMistake
 from qeqtrain.structures import ChargeGroups
@@ -104,7 +106,7 @@ def test_the_origins_of_a_split_are_what_is_gathered(frames, tmp_path):
 
 def test_lists_of_a_store_are_read_and_not_kept(frames, tmp_path, monkeypatch):
     batches = FrameBatches(in_file(frames, tmp_path, 5.0), LABELS, {"backbone": 4.0})
-    monkeypatch.setattr("qeqtrain.data.sources.find_pairs", None)
+    monkeypatch.setattr("qeqtrain.data.source.find_pairs", None)
     batches.batch(range(16))
     assert not batches._pairs
 

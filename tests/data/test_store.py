@@ -12,7 +12,8 @@ from qeqtrain.data.columns import digest
 from qeqtrain.data.frames import Frame
 from qeqtrain.data.labels import Conventions
 from qeqtrain.data.parts import PartWriter
-from qeqtrain.data.sources import Source, open_source, source_from_frames
+from qeqtrain.data.source import Source
+from qeqtrain.data.sources import open_source, source_from_frames
 from qeqtrain.data.store_writer import StoreWriter
 from qeqtrain.data.writing import write_store
 from qeqtrain.errors import UserMistake

@@ -139,7 +139,7 @@ def test_statistics_of_stores_are_those_of_the_frames(shards, frames, chosen):
 
 def test_statistics_of_a_whole_store_are_read_and_not_worked_out(shards, monkeypatch):
     source = open_source(shards)
-    monkeypatch.setattr("qeqtrain.data.sources.sums_of", None)
+    monkeypatch.setattr("qeqtrain.data.source.sums_of", None)
     assert statistics(source, np.arange(16)).n_frames == 16
     with pytest.raises(TypeError):
         statistics(source, np.arange(15))

@@ -30,7 +30,7 @@ from qeqtrain.structures import collate
 
 if TYPE_CHECKING:
     from qeqtrain.data.sets import DataSets
-    from qeqtrain.data.sources import Source
+    from qeqtrain.data.source import Source
     from qeqtrain.models.potential import Potential
 
 SAMPLE = 5000

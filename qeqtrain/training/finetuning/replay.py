@@ -14,8 +14,10 @@ import numpy as np
 
 from qeqtrain.data.batching import FrameBatches, StatefulLoader
 from qeqtrain.data.frames import Frame
+from qeqtrain.data.joined import Joined
 from qeqtrain.data.plan import BatchPlan
-from qeqtrain.data.sources import Joined, Source, open_source, source_from_frames
+from qeqtrain.data.source import Source
+from qeqtrain.data.sources import open_source, source_from_frames
 from qeqtrain.data.splits import split_indices
 from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import Reach, with_pairs
