@@ -105,7 +105,9 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for key, value in {**network.options, **network.model}.items():
                 words += [f"--{key}", str(value)]
             extra = {key: str(threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-            yield {**shared.last_json(shared.run(words, extra)), **about}
+            load = round(os.getloadavg()[0], 1)  # of others, before this run
+            line = shared.last_json(shared.run(words, extra))
+            yield {**line, **about, "load": load}
 
 
 def _plain_words(words: Sequence[str]) -> list[str]:

@@ -41,7 +41,9 @@ NETWORKS = {
         "TensorNet, 64 channels, 3 layers", "matgl", {"features": 64}, {"model": "tensornet"}
     ),
     "nequip": Network("NequIP, l 2, 32 channels, 3 layers", "nequip", {"lmax": 2}),
-    "nequip_lr": Network("NequIP-LR, l 1, 32 channels, 4 + 4 layers", ALONE, {"layers": 4}),
+    "nequip_lr": Network(
+        "NequIP-LR, l 1, 32 channels, 4 + 4 layers, 16 bins", ALONE, {"layers": 4}
+    ),
     "reaxnet": Network("ReaxNet, 128 + 64 + 4 channels, 5 layers", ALONE, {"layers": 5}),
 }
 
@@ -93,6 +95,7 @@ def specification(network: str, program: str, args: Any) -> dict[str, Any]:
         spec = nequip_lr_spec(
             l_max=1, layers=args.layers, second_layers=args.layers, dtype="float32"
         )
+        spec["coupling"] |= {"bins": 16}  # ours; 50 as published
         spec["charge"] |= {"hardness_floor": 1.0}  # an untrained one may be too small
         if program == ALONE:
             spec |= {"charge": NO_CHARGES, "coupling": linear}
