@@ -94,6 +94,14 @@ def test_a_compiled_run_has_a_row_of_its_own(script) -> None:
     assert "| qeqtrain, compiled | 200 | **0.20** |" in text
 
 
+def test_a_gpu_is_read_by_the_clock_and_by_the_memory_of_torch(script) -> None:
+    there = {"device": "cuda", "gpu": "a GPU", "gpu_mb": 300, "calib": [[1e4, 1e3], [2e4, 4e3]]}
+    text = "\n".join(script.table([line("qeqtrain", step_ms_min=8.0, **there)]))
+    assert "*a GPU, time by the clock" in text
+    # 400 x 20 MFLOP at 20 TFLOP/s are 0.4 ms of 8; 1.6 GB at 4 TB/s are 0.4 ms of 100.
+    assert "| qeqtrain | 8 | - | 100 | - | 300 | - | 5 %, 0 % |" in text
+
+
 @pytest.mark.parametrize("word", ["0", "x2", "a", "1x0"])
 def test_a_size_without_sense_is_refused(script, word: str) -> None:
     with pytest.raises(SystemExit, match=f"--sizes {word}"):

@@ -170,7 +170,7 @@ def main() -> None:
         made = build(args, frames, species)
         if NETWORKS[args.network].rival == ALONE:
             _differentiate_in_weights(made["model"])
-        if own and args.device == "cpu":
+        if own:
             more.update(needs(made, frames[: args.batch], args.network))
         return made if args.device == "cpu" else on_device(made, args.device)
 
