@@ -107,13 +107,16 @@ class Edges:
     Attributes:
         sender, receiver: atom indices in the batch, int64, shape ``(P,)``.
         shift: periodic image of the receiver in units of cell vectors, float64, ``(P, 3)``.
-        cutoff: A.
+        cutoff: A; the shortest, where every structure has its own.
+        reach: cutoff of every structure's list, A, float64, shape ``(B,)``; ``None`` where
+            they are all the same.
     """
 
     sender: Tensor
     receiver: Tensor
     shift: Tensor
     cutoff: float
+    reach: Tensor | None = None
 
     def both_directions(self) -> Edges:
         """List every pair twice, once from each end: E = 2P directed edges."""
@@ -139,12 +142,14 @@ class ChargeGroups:
         charge: total charge, e, float64, shape ``(G,)``; NaN where the potential is held.
         potential: V, float64, shape ``(G,)``; read where ``charge`` is NaN.
         structure: the one each group belongs to, int64, shape ``(G,)``.
+        whole: whether every structure is known to be one group of given charge.
     """
 
     member: Tensor
     charge: Tensor
     potential: Tensor
     structure: Tensor
+    whole: bool = False
 
     def __len__(self) -> int:
         """Count the groups, G."""
@@ -162,7 +167,9 @@ class ChargeGroups:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ChargeGroups:
         """Apply a function to every tensor."""
-        return ChargeGroups(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()}
+        return ChargeGroups(**values)
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,8 @@ class Structures:
         data_set: index of the data set that energies and charges are to agree with, int64,
             shape ``(B,)``; -1 where it is not stated, ``None`` where it is for no structure.
         edges: neighbour pairs by consumer (``backbone``, ``charge``).
+        twins: by name, a tensor here and its values where the host can read them; see
+            :meth:`on_host`.
     """
 
     numbers: Tensor
@@ -197,6 +206,7 @@ class Structures:
     groups: ChargeGroups | None = None
     data_set: Tensor | None = None
     edges: Mapping[str, Edges] = field(default_factory=dict)
+    twins: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """Count the structures, B (known without asking the device)."""
@@ -222,7 +232,7 @@ class Structures:
             return self.groups
         every = torch.arange(self.cell.shape[0], device=self.batch.device)
         none = torch.zeros_like(self.total_charge)
-        return ChargeGroups(self.batch, self.total_charge, none, every)
+        return ChargeGroups(self.batch, self.total_charge, none, every, whole=True)
 
     def edge_vectors(self, consumer: str) -> Tensor:
         """Vectors from sender to receiver of one consumer's pairs, A, shape ``(P, 3)``."""
@@ -240,17 +250,79 @@ class Structures:
                 values[name] = change(value)
             elif isinstance(value, ChargeGroups):
                 values[name] = value.map(change)
+        values["twins"] = {}
         values["edges"] = {
             consumer: replace(
-                e, sender=change(e.sender), receiver=change(e.receiver), shift=change(e.shift)
+                e,
+                sender=change(e.sender),
+                receiver=change(e.receiver),
+                shift=change(e.shift),
+                reach=None if e.reach is None else change(e.reach),
             )
             for consumer, e in self.edges.items()
         }
         return Structures(**values)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Structures:
-        """Move every tensor to a device."""
-        return self.map(lambda t: t.to(device, non_blocking=non_blocking))
+        """Move every tensor to a device; what it was on the host stays known there."""
+        moved = self.map(lambda t: t.to(device, non_blocking=non_blocking))
+        mine, theirs = self._readable(), moved._readable()
+        if self.positions.device.type == "cpu":
+            if moved.positions.device.type == "cpu":
+                return moved
+            return replace(moved, twins={k: (t, mine[k]) for k, t in theirs.items()})
+        kept = {
+            k: (theirs[k], twin)
+            for k, (tensor, twin) in self.twins.items()
+            if tensor is mine.get(k)
+        }
+        return replace(moved, twins=kept)
+
+    def _readable(self) -> dict[str, Tensor]:
+        """List the tensors that decide what is computed, and how much of it."""
+        names = ("numbers", "positions", "batch", "cell", "pbc", "total_charge")
+        found = {name: getattr(self, name) for name in (*names, "electric_field")}
+        for consumer, edges in self.edges.items():
+            found[f"edges.{consumer}"] = edges.sender
+            if edges.reach is not None:
+                found[f"reach.{consumer}"] = edges.reach
+        return found
+
+    def on_host(self, name: str, tensor: Tensor | None = None) -> Tensor:
+        """Give the values of a tensor where they can be read, without gradient.
+
+        Reading a number from a GPU waits for all that it was asked before. A batch that came
+        from the host is still known there; a tensor that was exchanged since is not, and is
+        then copied back.
+
+        Args:
+            name: of an attribute, ``edges.CONSUMER`` for the senders of a list,
+                ``reach.CONSUMER`` for its cutoffs, or what :meth:`with_twin` was told.
+            tensor: the one in use under this name; needed for those of :meth:`with_twin`.
+        """
+        if tensor is None:
+            tensor = self._readable()[name]
+        if tensor.device.type == "cpu":
+            return tensor.detach()
+        known = self.twins.get(name)
+        if known is not None and known[0] is tensor:
+            return known[1]
+        return tensor.detach().cpu()
+
+    def with_twin(self, name: str, tensor: Tensor, twin: Tensor) -> Structures:
+        """Remember where the host can read the values of a tensor."""
+        return replace(self, twins={**self.twins, name: (tensor, twin)})
+
+    def moving(self, positions: Tensor, cell: Tensor) -> Structures:
+        """Exchange positions and cell for equal ones with another history."""
+        twins = dict(self.twins)
+        for name, old, new in (
+            ("positions", self.positions, positions),
+            ("cell", self.cell, cell),
+        ):
+            if name in twins and twins[name][0] is old:
+                twins[name] = (new, twins[name][1])
+        return replace(self, positions=positions, cell=cell, twins=twins)
 
     def pin_memory(self) -> Structures:
         """Copy into page-locked memory, for transfers to a GPU that do not wait."""
@@ -302,6 +374,12 @@ class Prediction:
         return Prediction(**values)
 
 
+def reach_of(lists: Sequence[Pairs]) -> Tensor | None:
+    """Cutoff of every list, A, if they differ."""
+    found = [p.cutoff for p in lists]
+    return torch.tensor(found, dtype=torch.float64) if len(set(found)) > 1 else None
+
+
 def collate(structures: Sequence[Structure]) -> Structures:
     """Join structures into one batch.
 
@@ -341,6 +419,7 @@ def collate(structures: Sequence[Structure]) -> Structures:
             ),
             flat([p.shift for p in lists], (0, 3), np.float64),
             cutoff=min(p.cutoff for p in lists),
+            reach=reach_of(lists),
         )
     external = None
     if any(s.external_potential is not None for s in structures):
@@ -394,6 +473,5 @@ def _collate_groups(structures: Sequence[Structure]) -> ChargeGroups:
         potential.append(np.zeros(len(charges)) if held is None else np.nan_to_num(held))
         owner.append(np.full(len(charges), i))
         count += len(charges)
-    return ChargeGroups(
-        *(torch.from_numpy(np.concatenate(x)) for x in (member, charge, potential, owner))
-    )
+    joined = [torch.from_numpy(np.concatenate(x)) for x in (member, charge, potential, owner)]
+    return ChargeGroups(joined[0], joined[1], joined[2], joined[3])

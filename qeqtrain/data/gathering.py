@@ -18,7 +18,7 @@ from qeqtrain.data.contiguous import ContiguousColumn
 from qeqtrain.data.labels import LABELS
 from qeqtrain.data.source import Source
 from qeqtrain.neighbors import Reach, with_pairs
-from qeqtrain.structures import Edges, Pairs, Structure, Structures
+from qeqtrain.structures import Edges, Pairs, Structure, Structures, reach_of
 
 Lists = Callable[[int, float], Pairs]
 """Gives the neighbour list of a frame within a cutoff, A, where the source holds none."""
@@ -265,6 +265,7 @@ class Gathering:
             torch.from_numpy(np.concatenate([p.receiver for p in made]) + first),
             torch.from_numpy(np.concatenate([p.shift for p in made]).astype(np.float64)),
             cutoff=min(p.cutoff for p in made),
+            reach=reach_of(made),
         )
 
 

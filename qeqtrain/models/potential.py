@@ -174,7 +174,7 @@ class Potential(Domain, nn.Module):
             if asked:
                 self.refuse_undefined(name, batch)
         if stress is None:
-            stress = bool(batch.pbc.all(dim=-1).any())
+            stress = bool(batch.on_host("pbc").all(dim=-1).any())
         create_graph = torch.is_grad_enabled() and (
             self.training or batch.positions.requires_grad
         )

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qeqtrain.nn.blocks import pairs_at_once
 from qeqtrain.physics.tracing import traced
 
 PARTS = (1, 3, 5)
@@ -73,8 +74,8 @@ def spread(weights: Tensor, directions: Tensor, target: Tensor, atoms: int) -> T
 
 def _blocks(pairs: int, like: Tensor) -> Iterator[slice]:
     """Cut the pairs into blocks that fit a CPU's cache; a GPU takes them all at once."""
-    size = pairs if like.is_cuda else max(1, BLOCK // like.shape[-1])
-    for start in range(0, pairs, max(1, size)):
+    size = pairs_at_once(pairs, like, BLOCK)
+    for start in range(0, pairs, size):
         yield slice(start, min(pairs, start + size))
 
 

@@ -69,7 +69,7 @@ class ChargeBins(nn.Module):
 
     def _remark(self, charges: Tensor) -> None:
         """Say once that charges left the range; on a GPU this would cost a wait."""
-        if self.warned or charges.is_cuda or charges.numel() == 0:
+        if self.warned or charges.device.type != "cpu" or charges.numel() == 0:
             return
         low, high = float(charges.detach().min()), float(charges.detach().max())
         if low < self.lowest or high > self.highest:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qeqtrain.nn.blocks import pairs_at_once
 from qeqtrain.physics.tracing import traced
 
 BLOCK = 1 << 13
@@ -86,7 +87,7 @@ def tensor_messages(
 
 def _blocks(pairs: int, like: Tensor) -> Iterator[slice]:
     """Cut the pairs into blocks; a GPU takes them all at once."""
-    size = max(1, pairs if like.is_cuda else BLOCK // like.shape[-1])
+    size = pairs_at_once(pairs, like, BLOCK)
     for start in range(0, pairs, size):
         yield slice(start, min(pairs, start + size))
 

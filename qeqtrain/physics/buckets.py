@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qeqtrain.physics.placing import place
+
 PADDED_BELOW = 150
 """Atoms up to which padding costs less than a bucket more (measured on a CPU)."""
 
@@ -37,12 +39,14 @@ class Bucket:
             repeats a structure's first atom.
         mask: 1 for atoms, 0 for padding, float64, shape ``(b, n)``.
         full: whether there is no padding.
+        members: the structures once more, where the host can read them.
     """
 
     structures: Tensor
     atoms: Tensor
     mask: Tensor
     full: bool
+    members: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,9 +96,13 @@ def buckets_by_size(
         column = torch.arange(run[-1][1])
         real = column < sizes[:, None]
         atoms = torch.where(real, first[:, None] + column, first[:, None])
-        mask = real.double().to(device)
-        full = run[0][1] == run[-1][1]
-        bucket = Bucket(members.to(device), atoms.to(device), mask, full)
+        bucket = Bucket(
+            place(members, device),
+            place(atoms, device),
+            place(real.double(), device),
+            full=run[0][1] == run[-1][1],
+            members=tuple(i for _, _, i in run),
+        )
         found.append((run[0][0], bucket))
     return found
 

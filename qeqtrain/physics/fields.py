@@ -62,8 +62,8 @@ def in_field(structures: Structures) -> bool:
     """
     if traced():
         return False
-    field = structures.electric_field
-    return field.requires_grad or bool(field.any())
+    asked = structures.electric_field.requires_grad
+    return asked or bool(structures.on_host("electric_field").any())
 
 
 def applied_potential(structures: Structures) -> Tensor | None:
@@ -73,11 +73,9 @@ def applied_potential(structures: Structures) -> Tensor | None:
         structures: with fields (V/A); components along periodic directions are left out.
 
     Returns:
-        V, shape ``(N,)``; ``None`` without a field, where that is known without waiting for
-        the device.
+        V, shape ``(N,)``; ``None`` without a field.
     """
-    on_cpu = structures.electric_field.device.type == "cpu"
-    if (on_cpu or traced()) and not in_field(structures):
+    if not in_field(structures):
         return None
     field = structures.electric_field.index_select(0, structures.batch)
     return -(open_positions(structures) * field).sum(dim=-1)

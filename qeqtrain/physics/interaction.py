@@ -39,6 +39,7 @@ from qeqtrain.physics.ewald import (
 from qeqtrain.physics.gaussian import PairSum
 from qeqtrain.physics.naming import name_of
 from qeqtrain.physics.pairs import PairList
+from qeqtrain.physics.placing import place
 from qeqtrain.physics.reciprocal import Lattice, WaveSum
 from qeqtrain.physics.slab import padded, slab_normal
 from qeqtrain.physics.splittings import choose_splittings
@@ -83,14 +84,15 @@ class GaussianCoulomb:
         self.here = Geometry(structures.positions, structures.cell, width.double())
         device = structures.positions.device
         fixed = self.here.width.detach()
-        kinds: list[int] = structures.pbc.sum(-1).tolist()
+        kinds: list[int] = structures.on_host("pbc").sum(-1).tolist()
         images = [kind != MOLECULE for kind in kinds]
         listed = PairList.of(structures, images)
-        refuse_coincident(structures, listed)
-        self.splittings = choose_splittings(structures, fixed, accuracy, listed)
+        self.unseen = unseen(structures, listed)
+        self.splittings = choose_splittings(structures, self.here.width, accuracy)
         self.periodic = any(images)
         self.slabs = SLAB in kinds
-        counts = structures.atom_counts().long().tolist()
+        batch = structures.on_host("batch")
+        counts = torch.bincount(batch, minlength=len(structures)).tolist()
         buckets = buckets_by_size(counts, kinds, device)
         self.buckets: list[Bucket] = [bucket for _, bucket in buckets]
         splitting = self._numbers([s.width for s in self.splittings])
@@ -104,9 +106,12 @@ class GaussianCoulomb:
         self.waves: dict[int, WaveSum] = {}
         with torch.no_grad():
             self._lattice = Lattice.of(self._full_cells(structures.cell))
+            self._box = self._lattice
+            if self.periodic and device.type != "cpu":
+                self._box = Lattice.of(self._full_cells(structures.on_host("cell")))
             for index, (kind, bucket) in enumerate(buckets):
                 if kind != MOLECULE:
-                    chosen = [self.splittings[i] for i in bucket.structures.tolist()]
+                    chosen = [self.splittings[i] for i in bucket.members]
                     lattice = self._lattice.take(bucket.structures)
                     self.waves[index] = self._sum_waves(bucket, lattice, chosen)
 
@@ -118,7 +123,8 @@ class GaussianCoulomb:
             lattice,
             self.widened(self.here.width),
             self._numbers([s.width for s in chosen]),
-            self._numbers([s.longest for s in chosen]),
+            torch.tensor([s.longest for s in chosen], dtype=torch.float64),
+            self._box.take(torch.tensor(bucket.members)),
             equal=not self.here.width.requires_grad and all(s.equal for s in chosen),
         )
 
@@ -140,9 +146,8 @@ class GaussianCoulomb:
 
     def _numbers(self, values: list[float]) -> Tensor:
         """Put numbers where the positions are, float64."""
-        return torch.tensor(
-            values, dtype=torch.float64, device=self.structures.positions.device
-        )
+        made = torch.tensor(values, dtype=torch.float64)
+        return place(made, self.structures.positions.device)
 
     def energy(self, u: Tensor, v: Tensor, at: Geometry | None = None) -> Tensor:
         """Bilinear form u.A.v of every structure, eV, shape ``(B,)``.
@@ -208,7 +213,7 @@ class GaussianCoulomb:
         spread = s.sum_over_atoms(charges * (height * height + at.width * at.width))
         level = -2.0 * math.pi * spread / Lattice.of(self._full_cells(at.cell)).volume
         is_slab = [k.kind == SLAB for k in self.splittings]
-        chosen = torch.tensor(is_slab, device=charges.device)
+        chosen = place(torch.tensor(is_slab), charges.device)
         return COULOMB_CONSTANT * torch.where(chosen, level, 0.0)
 
     def own_density(self, width: Tensor) -> Tensor:
@@ -239,7 +244,7 @@ class GaussianCoulomb:
                 left = torch.stack([scale * half, scale * one], dim=-1)
                 right = torch.stack([one, half], dim=1)
                 matrix.baddbmm_(left, right)
-                if self.splittings[int(bucket.structures[0])].kind == SLAB:
+                if self.splittings[bucket.members[0]].kind == SLAB:
                     height = self._heights(self.structures.positions, self.structures.cell)
                     arm = bucket.gather(height) * (4.0 * math.pi / volume).sqrt()[:, None]
                     matrix.baddbmm_(arm[:, :, None], arm[:, None, :])
@@ -308,6 +313,31 @@ class GaussianCoulomb:
         return height - middle.index_select(0, s.batch)
 
 
+def unseen(structures: Structures, pairs: PairList) -> PairList | None:
+    """Refuse two atoms in one place, or say that the device has not been asked yet.
+
+    Args:
+        structures: the batch.
+        pairs: its pairs.
+
+    Returns:
+        On a CPU nothing. Else the pairs: whoever first waits for the device anyway looks at
+        them (:class:`~qeqtrain.physics.stationary.Problem`).
+
+    Raises:
+        EquilibrationFailed: naming the structure.
+    """
+    if pairs.squares.device.type != "cpu":
+        return pairs
+    refuse_coincident(structures, pairs)
+    return None
+
+
+def coincident(pairs: PairList) -> Tensor:
+    """Mark the pairs of atoms in one place, bool, shape ``(P,)``."""
+    return pairs.squares < COINCIDENT**2
+
+
 def refuse_coincident(structures: Structures, pairs: PairList) -> None:
     """Raise for two atoms in one place.
 
@@ -318,7 +348,7 @@ def refuse_coincident(structures: Structures, pairs: PairList) -> None:
     Raises:
         EquilibrationFailed: naming the structure.
     """
-    close = pairs.squares < COINCIDENT**2
+    close = coincident(pairs)
     if bool(close.any()):
         pair = int(torch.nonzero(close)[0])
         name = name_of(structures, int(pairs.structure[pair]))

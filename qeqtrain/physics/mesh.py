@@ -30,6 +30,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from qeqtrain.physics.placing import place
 from qeqtrain.physics.structure_factors import FormFactors, smooth_spectrum, wave_squares
 
 _SPLINE_ERROR = {6: 1.4e-3, 8: 4.5e-4, 10: 2.2e-4}
@@ -117,7 +118,7 @@ def _spline_polynomials(order: int) -> Tensor:
 def _smoothing(waves: Tensor, points: int, order: int) -> Tensor:
     """One direction's factor of the influence function, sinc^2p / s_2p^2."""
     x = waves / points
-    pieces = _spline_polynomials(2 * order).to(x.device)
+    pieces = place(_spline_polynomials(2 * order), x.device)
     halves = (-0.5) ** torch.arange(2 * order, dtype=x.dtype, device=x.device)
     at_integers = pieces @ halves  # M_2p(0), ..., M_2p(2p - 1), greatest at p
     steps = torch.arange(1 - order, order, dtype=x.dtype, device=x.device)
@@ -159,14 +160,16 @@ def mesh_sum(
         accuracy,
     )
     reciprocal = torch.linalg.inv(cell)
-    size = torch.tensor(points, dtype=cell.dtype, device=cell.device)
+    size = place(torch.tensor(points, dtype=cell.dtype), cell.device)
 
     # Weights of p^3 mesh points per atom, and where these points are.
-    place = positions @ reciprocal * size  # (n, 3), in mesh steps
-    corner = place.detach().floor()
+    at = positions @ reciprocal * size  # (n, 3), in mesh steps
+    corner = at.detach().floor()
     steps = torch.arange(order, device=cell.device)
-    powers = (place - corner - 0.5)[..., None] ** steps  # (n, 3, p)
-    a, b, c = (powers @ _spline_polynomials(order).to(cell.device).T).unbind(1)  # (n, p) each
+    powers = (at - corner - 0.5)[..., None] ** steps  # (n, 3, p)
+    a, b, c = (powers @ place(_spline_polynomials(order), cell.device).T).unbind(
+        1
+    )  # (n, p) each
     weights: Tensor = (a[:, :, None, None] * b[:, None, :, None] * c[:, None, None, :]).flatten(
         1
     )

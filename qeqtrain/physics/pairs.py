@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.physics.function import Function
+from qeqtrain.physics.placing import place
 from qeqtrain.structures import Structures
 
 
@@ -28,6 +29,7 @@ class PairList:
         receiver: shape ``(P,)``.
         structure: index of the structure of every pair, shape ``(P,)``.
         bounds: where the pairs of every structure begin and end, shape ``(B + 1,)``.
+        extent: the bounds once more, where the host can read them.
         shift: cells between the two atoms, ``(3, P)``, or ``None`` if nothing is periodic.
         slices: index, begin and end of every periodic structure that has pairs.
         n_atoms: N.
@@ -39,6 +41,7 @@ class PairList:
     receiver: Tensor
     structure: Tensor
     bounds: Tensor
+    extent: list[int]
     shift: Tensor | None
     slices: list[tuple[int, int, int]]
     n_atoms: int
@@ -72,7 +75,9 @@ class PairList:
             )
         edges = structures.edges["charge"]
         owner = structures.batch.index_select(0, edges.sender)
-        bounds, slices = _extent(owner, periodic)
+        senders = structures.on_host("edges.charge")
+        known = structures.on_host("batch").index_select(0, senders)
+        bounds, extent, slices = _extent(known, periodic)
         shift = edges.shift.T.contiguous() if slices else None
         rows = structures.positions.detach().T.contiguous()
         vectors = rows.new_empty((3, len(owner)))
@@ -83,7 +88,8 @@ class PairList:
             edges.sender,
             edges.receiver,
             owner,
-            bounds,
+            place(bounds, owner.device),
+            extent,
             shift,
             slices,
             structures.n_atoms,
@@ -91,29 +97,23 @@ class PairList:
             dot(vectors, vectors),
         )
 
-    def farthest(self) -> list[float]:
-        """Distance of the farthest pair of every structure, A; the list goes no less far."""
-        most = self.squares.new_zeros(self.n_structures)
-        most = most.scatter_reduce(0, self.structure, self.squares, "amax")
-        found: list[float] = most.sqrt().tolist()
-        return found
-
     def keep(self, kept: Tensor | None, periodic: list[bool]) -> PairList:
-        """Choose pairs, in an order that is good for sums onto atoms.
+        """Choose pairs, in an order that is good for sums onto atoms of a CPU.
 
         Args:
-            kept: shape ``(P,)``; ``None`` for all.
+            kept: shape ``(P,)``; ``None`` for all. Elsewhere than on a CPU all are kept, since
+                the host would have to wait for their number; they must be as good as left out.
             periodic: which structures have images, B values.
         """
-        if not len(self):
+        if not len(self) or self.squares.device.type != "cpu":
             return self
-        owner, bounds, slices = self.structure, self.bounds, self.slices
+        owner, bounds, extent, slices = self.structure, self.bounds, self.extent, self.slices
         chosen = None
         if kept is not None:
             chosen = torch.nonzero(kept).squeeze(-1)
             owner = owner.index_select(0, chosen)
-            bounds, slices = _extent(owner, periodic)
-        order = _interleaved(list(pairwise(bounds.tolist())), owner.device)
+            bounds, extent, slices = _extent(owner, periodic)
+        order = _interleaved(list(pairwise(extent)), owner.device)
         if chosen is not None:
             order = chosen.index_select(0, order)
         shift, vectors = self.shift, self.vectors
@@ -122,6 +122,7 @@ class PairList:
             self.receiver.index_select(0, order),
             owner,
             bounds,
+            extent,
             None if shift is None else torch.stack([r.index_select(0, order) for r in shift]),
             slices,
             self.n_atoms,
@@ -164,16 +165,19 @@ def _shift(
         vectors[:, start:stop].addmm_(cell[b].T, shift[:, start:stop])
 
 
-def _extent(owner: Tensor, periodic: list[bool]) -> tuple[Tensor, list[tuple[int, int, int]]]:
-    """Where the pairs of every structure lie: bounds, and slices of the periodic ones."""
+def _extent(
+    owner: Tensor, periodic: list[bool]
+) -> tuple[Tensor, list[int], list[tuple[int, int, int]]]:
+    """Where the pairs of every structure lie: bounds, twice, and slices of periodic ones."""
     counts = torch.bincount(owner, minlength=len(periodic))
     bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])  # (B + 1,)
+    extent: list[int] = bounds.tolist()
     slices = [
         (b, start, stop)
-        for b, (start, stop) in enumerate(pairwise(bounds.tolist()))
+        for b, (start, stop) in enumerate(pairwise(extent))
         if periodic[b] and stop > start
     ]
-    return bounds, slices
+    return bounds, extent, slices
 
 
 def _interleaved(ranges: list[tuple[int, int]], device: torch.device) -> Tensor:

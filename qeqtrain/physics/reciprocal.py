@@ -27,6 +27,7 @@ from torch import Tensor
 
 from qeqtrain.physics.buckets import Bucket
 from qeqtrain.physics.function import Function, wanted
+from qeqtrain.physics.placing import place
 
 _ROWS = 96
 """Rows of the matrix worked out together; above that many, the upper triangle is skipped."""
@@ -86,7 +87,9 @@ class WaveSum:
         lattice: of the b structures, three vectors each.
         width: of every density in this sum, A, shape ``(N,)``.
         narrowest: least of these in each structure, A, shape ``(b,)``.
-        longest: wave number at which each structure's sum ends, 1/A, shape ``(b,)``.
+        longest: wave number at which each structure's sum ends, 1/A, shape ``(b,)``, on the
+            host.
+        box: the lattice on the host, which decides what waves there are.
         equal: whether within each structure all widths are the narrowest, and constants.
     """
 
@@ -98,12 +101,15 @@ class WaveSum:
         width: Tensor,
         narrowest: Tensor,
         longest: Tensor,
+        box: Lattice,
         *,
         equal: bool,
     ) -> None:
         self.bucket = bucket
         self._lattice = lattice
-        vectors, kept = _wave_vectors(lattice, longest)  # (b, K, 3) integers, (b, K)
+        device = positions.device
+        chosen, counted = _wave_vectors(box, longest)  # (b, K, 3) integers, (b, K)
+        vectors, kept = place(chosen, device), place(counted, device)
         self._vectors = vectors
         self._padding = (~kept).double()
         self._kept = 8.0 * math.pi * kept.double()
@@ -119,11 +125,7 @@ class WaveSum:
         torch.sin(phase, out=table[..., half:])
         squares = self._squares(lattice)
         if not equal:
-            spread = self._spread(width)
-            kinds, which = torch.unique(spread, return_inverse=True)
-            each = torch.exp((-0.5 * kinds)[:, None] * squares[:, None, :])  # (b, kinds, K)
-            rows = which + len(kinds) * torch.arange(b, device=which.device)[:, None]
-            factors = each.flatten(0, 1).index_select(0, rows.flatten()).view_as(phase)
+            factors = _form_factors(self._spread(width), squares)  # (b, n, K)
             table.view(b, n, 2, half).mul_(factors[:, :, None, :])
         if not bucket.full:
             table.mul_(bucket.mask[..., None])
@@ -281,19 +283,31 @@ class _Synthesis(Function):
         return in_y, *_gradients(gradient, y, at, ctx.waves, asked[1:]), None
 
 
+def _form_factors(spread: Tensor, squares: Tensor) -> Tensor:
+    """Work out :math:`e^{-s_i k^2/2}`, ``(b, n, K)``, of s, ``(b, n)``, and k^2, ``(b, K)``."""
+    if spread.device.type != "cpu":
+        return torch.exp(-0.5 * spread[:, :, None] * squares[:, None, :])
+    # There are few different widths: one exponential for each. A GPU would have to count them.
+    kinds, which = torch.unique(spread, return_inverse=True)
+    each = torch.exp((-0.5 * kinds)[:, None] * squares[:, None, :])  # (b, kinds, K)
+    rows = which + len(kinds) * torch.arange(len(spread))[:, None]
+    factors = each.flatten(0, 1).index_select(0, rows.flatten())
+    return factors.view(*spread.shape, squares.shape[-1])
+
+
 @lru_cache(maxsize=64)
-def _half_grid(bounds: tuple[int, int, int], device: torch.device) -> Tensor:
+def _half_grid(bounds: tuple[int, int, int]) -> Tensor:
     """Integer triples within bounds, one of every pair m, -m, without zero; (M, 3)."""
     axes = [torch.arange(-m, m + 1, dtype=torch.float64) for m in bounds]
     axes[0] = axes[0][bounds[0] :]
     grid = torch.cartesian_prod(*axes)
     first, second, third = grid.unbind(-1)
     ahead = (first > 0) | ((first == 0) & ((second > 0) | ((second == 0) & (third > 0))))
-    return grid[ahead].to(device)
+    return grid[ahead]
 
 
 def _wave_vectors(lattice: Lattice, longest: Tensor) -> tuple[Tensor, Tensor]:
-    """Integer triples of every structure up to its longest wave vector.
+    """Integer triples of every structure up to its longest wave vector, on the host.
 
     Args:
         lattice: of b structures.
@@ -305,7 +319,7 @@ def _wave_vectors(lattice: Lattice, longest: Tensor) -> tuple[Tensor, Tensor]:
     # k.a = 2 pi m for a cell vector a, hence |m| <= |k| |a| / 2 pi.
     reach = longest[:, None] * lattice.cell.norm(dim=-1) / (2.0 * math.pi)
     bounds = [int(m) for m in reach.amax(dim=0).tolist()]
-    grid = _half_grid((bounds[0], bounds[1], bounds[2]), longest.device)  # (M, 3)
+    grid = _half_grid((bounds[0], bounds[1], bounds[2]))  # (M, 3)
     k = (2.0 * math.pi) * (grid @ lattice.inverse.mT)  # (b, M, 3)
     inside = (k * k).sum(-1) <= longest[:, None] ** 2
     if longest.shape[0] == 1:

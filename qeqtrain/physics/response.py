@@ -83,7 +83,7 @@ def respond(
     with torch.enable_grad():
         at = structures
         if not at.positions.requires_grad:
-            at = replace(at, positions=at.positions.detach().requires_grad_(True))
+            at = at.moving(at.positions.detach().requires_grad_(True), at.cell)
         if polarizability and not at.electric_field.requires_grad:
             pulled = at.electric_field.detach().clone().requires_grad_(True)
             at = replace(at, electric_field=pulled)
@@ -92,7 +92,8 @@ def respond(
         if stress:
             strain = torch.zeros_like(at.cell, requires_grad=True)
             moved.append(strain)
-            point = strained(at, strain)
+            bent = strained(at, strain)
+            point = at.moving(bent.positions, bent.cell)  # the strain is zero
         prediction = energy(point)
         gradients: tuple[Tensor, ...] = ()
         if moved:

@@ -19,42 +19,40 @@ from qeqtrain.physics.ewald import (
     split,
 )
 from qeqtrain.physics.naming import name_of
-from qeqtrain.physics.pairs import PairList
 from qeqtrain.structures import Structures
 
 
 def choose_splittings(
-    structures: Structures, width: Tensor, accuracy: float, pairs: PairList
+    structures: Structures, width: Tensor, accuracy: float
 ) -> list[Splitting]:
-    """Choose the splitting of every structure, such that the pairs suffice for it.
+    """Choose the splitting of every structure, such that the listed pairs suffice for it.
 
     Args:
         structures: B of them.
-        width: of every density, A, shape ``(N,)``; no gradient.
+        width: of every density, A, shape ``(N,)``.
         accuracy: relative error of Ewald's sums.
-        pairs: that were listed.
 
     Raises:
         UserMistake: one periodic direction, a charged slab, a list far too short.
     """
-    ends = structures.atom_counts().long().cumsum(0).tolist()
-    widths = width.tolist()
-    positions = structures.positions.detach().cpu()
-    cell = structures.cell.detach().cpu()
+    kinds = structures.on_host("pbc").tolist()
+    counts = torch.bincount(structures.on_host("batch"), minlength=len(structures))
+    ends = counts.cumsum(0).tolist()
+    widths = structures.on_host("width", width).tolist() if any(map(any, kinds)) else []
+    positions, cell = structures.on_host("positions"), structures.on_host("cell")
     listed = structures.edges["charge"].cutoff
-    farthest: list[float] | None = None
+    reach = [listed] * len(structures)
+    if structures.edges["charge"].reach is not None:
+        reach = structures.on_host("reach.charge").tolist()
     found = []
     start = 0
-    for i, (pbc, stop) in enumerate(zip(structures.pbc.tolist(), ends, strict=True)):
+    for i, (pbc, stop) in enumerate(zip(kinds, ends, strict=True)):
         at = positions[start:stop], cell[i], pbc, Counter(widths[start:stop]), accuracy
         start = stop
         try:
             best = split(*at)
-            if best.kind != MOLECULE and best.cutoff > listed * (1.0 + 1e-6):
-                # The batch knows the shortest of its lists; this one's may be longer. All its
-                # pairs are listed at least as far as one of them is.
-                farthest = pairs.farthest() if farthest is None else farthest
-                known = max(listed, farthest[i])
+            known = reach[i]
+            if best.kind != MOLECULE and best.cutoff > known * (1.0 + 1e-6):
                 needed, best = best, split(*at, known)
                 if best.work > max(TOO_SHORT * needed.work, TOLERATED):
                     raise UserMistake(
@@ -66,20 +64,19 @@ def choose_splittings(
             found.append(best)
         except UserMistake as mistake:
             raise UserMistake(f"{name_of(structures, i)}: {mistake}") from None
-    charged = [
-        i
-        for i, (s, q) in enumerate(zip(found, _net_charges(structures), strict=True))
-        if s.kind == SLAB and not abs(q) <= NEUTRAL
-    ]
-    if charged:
-        charge = _net_charges(structures)[charged[0]]
-        raise UserMistake(f"{name_of(structures, charged[0])}: {charged_slab(charge)}")
+    if any(s.kind == SLAB for s in found):
+        for i, (s, q) in enumerate(zip(found, _net_charges(structures), strict=True)):
+            if s.kind == SLAB and not abs(q) <= NEUTRAL:
+                raise UserMistake(f"{name_of(structures, i)}: {charged_slab(q)}")
     return found
 
 
 def _net_charges(structures: Structures) -> list[float]:
     """Total charge of every structure; NaN where a potential is held and charge is free."""
-    groups = structures.charge_groups()
+    if structures.groups is None:
+        given: list[float] = structures.on_host("total_charge").tolist()
+        return given
+    groups = structures.groups
     total = torch.zeros_like(structures.total_charge)
     charges: list[float] = total.index_add(0, groups.structure, groups.charge).tolist()
     return charges

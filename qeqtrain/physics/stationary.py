@@ -27,8 +27,9 @@ from torch import Tensor
 
 from qeqtrain.errors import EquilibrationFailed
 from qeqtrain.physics.function import Function, wanted
-from qeqtrain.physics.interaction import Geometry
+from qeqtrain.physics.interaction import Geometry, coincident, refuse_coincident
 from qeqtrain.physics.naming import name_of
+from qeqtrain.physics.pairs import PairList
 from qeqtrain.physics.solvers.solution import Outcome, Solution
 from qeqtrain.structures import Structures
 
@@ -55,6 +56,7 @@ class Interaction(Protocol):
     """A symmetric A, known by its bilinear form."""
 
     structures: Structures
+    unseen: PairList | None
 
     def energy(self, u: Tensor, v: Tensor, at: Geometry | None = None) -> Tensor:
         """Bilinear form u.A.v of every structure, ``(B,)``; differentiable in all."""
@@ -86,13 +88,30 @@ class Problem(Generic[AnyInteraction]):
         """Solve, or say which structure could not be solved and why."""
         solution = self.solver.solve(b, c)
         failed = solution.outcome != Outcome.CONVERGED
-        if bool(failed.any()):
+        if self._must_look(failed) and self._in_doubt(failed):
+            if self.coulomb.unseen is not None:
+                refuse_coincident(self.coulomb.structures, self.coulomb.unseen)
             raise EquilibrationFailed(self._why(solution, int(torch.nonzero(failed)[0])))
         if self.effort is None:
             self.effort = Effort(
                 self.name, solution.residual, solution.iterations, self.condition
             )
         return solution.x, solution.multiplier
+
+    def _must_look(self, failed: Tensor) -> bool:
+        """Whether this solution may fail: on a GPU, looking is waiting.
+
+        What was factored once is good for every right-hand side; if that is not finite,
+        neither is what comes out.
+        """
+        return failed.device.type == "cpu" or self.effort is None or self.name == "iterative"
+
+    def _in_doubt(self, failed: Tensor) -> bool:
+        """Read, at once, whether a solution failed or atoms coincide."""
+        doubt = failed.any()
+        if self.effort is None and self.coulomb.unseen is not None:
+            doubt = doubt | coincident(self.coulomb.unseen).any()
+        return bool(doubt)
 
     def _why(self, solution: Solution, index: int) -> str:
         reasons = {

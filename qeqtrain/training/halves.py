@@ -121,6 +121,7 @@ def _part_of(structures: Structures, atoms: Tensor, start: int, stop: int) -> St
             sender=e.sender[kept] - first,
             receiver=e.receiver[kept] - first,
             shift=e.shift[kept],
+            reach=None if e.reach is None else e.reach[start:stop],
         )
     groups = s.groups
     if groups is not None:

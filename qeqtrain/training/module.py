@@ -296,7 +296,9 @@ class TrainingModule(pl.LightningModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Move a batch; on a CPU it is there already."""
+        """Move a batch; on a CPU it is there already, and a GPU is not waited for."""
+        if device.type == "cuda":
+            return batch.pin_memory().to(device, non_blocking=True)
         return batch if device.type == "cpu" else batch.to(device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -270,6 +270,8 @@ class RunningAverage(AveragedModel):
         super().__init__(model)
         self.decay = decay
         self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
+        self._updates: int | None = None  # on the host: reading n_averaged waits for a GPU
+        self.register_load_state_dict_post_hook(RunningAverage._forget_updates)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -278,9 +280,13 @@ class RunningAverage(AveragedModel):
             mine, theirs = self.module.parameters(), model.parameters()
             self._pairs = list(mine), list(theirs)
         averaged, current = self._pairs
-        n = int(self.n_averaged)
+        n = int(self.n_averaged) if self._updates is None else self._updates
         share = 1.0 - min(self.decay, (1.0 + n) / (10.0 + n)) if n else 1.0
         torch._foreach_lerp_(averaged, current, share)
         for buffer, original in zip(self.module.buffers(), model.buffers(), strict=True):
             buffer.copy_(original)
         self.n_averaged += 1
+        self._updates = n + 1
+
+    def _forget_updates(self, _keys: object) -> None:
+        self._updates = None

@@ -25,6 +25,7 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
+from qeqtrain.physics.placing import place
 from qeqtrain.training.launchers import Launcher
 
 Value = TypeVar("Value")
@@ -178,7 +179,7 @@ class Assembly:
         """
         told = [member.tell(first) for member in self.members]
         flat = [x for part in told for x in part]
-        own = torch.tensor(flat, dtype=torch.float64).to(values.device)
+        own = place(torch.tensor(flat, dtype=torch.float64), values.device)
         sums = add_up(torch.cat([own, values])).tolist()
         start = 0
         for member, part in zip(self.members, told, strict=True):

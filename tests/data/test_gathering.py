@@ -33,11 +33,13 @@ def tensors(batch):
         if isinstance(value, torch.Tensor):
             found[name] = value
         elif isinstance(value, ChargeGroups):
-            found |= {f"groups/{k}": v for k, v in vars(value).items()}
+            found |= {f"groups/{k}": torch.as_tensor(v) for k, v in vars(value).items()}
     for consumer, edges in batch.structures.edges.items():
         for end in ("sender", "receiver", "shift"):
             found[f"{consumer}/{end}"] = getattr(edges, end)
         found[f"{consumer}/cutoff"] = torch.tensor(edges.cutoff)
+        if edges.reach is not None:
+            found[f"{consumer}/reach"] = edges.reach
     return found
 
 

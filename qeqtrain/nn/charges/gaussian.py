@@ -145,6 +145,9 @@ class GaussianCharges(nn.Module):
             chi = chi + applied
         if structures.external_potential is not None:
             chi = chi + structures.external_potential
+        known = self.width.on_host(structures)
+        if known is not None:
+            structures = structures.with_twin("width", width, known)
         rest = equilibrate(
             chi,
             hardness,

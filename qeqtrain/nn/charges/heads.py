@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.nn.mlp import MLP, UnitLinear
+from qeqtrain.structures import Structures
 
 Head = Literal["mlp", "linear", "charge"]
 Hardness = Literal["environment", "species"]
@@ -108,6 +109,16 @@ class Widths(nn.Module):
         """Largest width that every element can have, A, by atomic number."""
         slack = 1.0 if self.change is None else 1.0 + WIDTH_RANGE
         return {z: slack * float(covalent_radii[z]) for z in self.elements}
+
+    def on_host(self, structures: Structures) -> Tensor | None:
+        """Give the widths of all atoms where the host can read them; ``None`` if trained."""
+        if self.change is not None or structures.numbers.device.type == "cpu":
+            return None
+        table = torch.zeros(len(covalent_radii), dtype=torch.float64)
+        table[list(self.elements)] = torch.tensor(
+            [covalent_radii[z] for z in self.elements], dtype=torch.float64
+        )
+        return table[structures.on_host("numbers")]
 
     def forward(self, species: Tensor) -> Tensor:
         """Give the width of every atom, A, float64, shape ``(N,)``."""

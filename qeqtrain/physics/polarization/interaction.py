@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.physics.buckets import Bucket, buckets_by_size
-from qeqtrain.physics.interaction import Geometry, refuse_coincident
+from qeqtrain.physics.interaction import Geometry, unseen
 from qeqtrain.physics.pairs import PairList
 from qeqtrain.physics.polarization.dense import DenseMatrices
 from qeqtrain.physics.polarization.kernel import TaperedKernel
@@ -177,13 +177,14 @@ class CoreShellSum:
         self.structures = structures
         self.here = Geometry(structures.positions, structures.cell, width)
         self.constants = constants
-        images: list[bool] = structures.pbc.any(-1).tolist()
+        images: list[bool] = structures.on_host("pbc").any(-1).tolist()
         listed = PairList.of(structures, images)
-        refuse_coincident(structures, listed)
+        self.unseen = unseen(structures, listed)
         self.pairs = listed.keep(None, images)
         self.blocks = blocks_of(self.pairs)
         self.functions = PairFunctions(structures.edges["charge"].cutoff, masked)
-        counts = structures.atom_counts().long().tolist()
+        batch = structures.on_host("batch")
+        counts = torch.bincount(batch, minlength=len(structures)).tolist()
         kinds = [0] * len(structures)
         device = structures.positions.device
         self.buckets: list[Bucket] = [b for _, b in buckets_by_size(counts, kinds, device)]

@@ -66,7 +66,9 @@ class TaperedKernel:
     def _bare_derivative(self, order: int) -> Tensor:
         if not self._bare:
             self._bare.append(torch.erf(self.rate.sqrt() * self._root).div_(self._root))
-            self._inside = torch.nonzero(self.rate * self.x < WITHIN).squeeze(-1)
+            inside = self.rate * self.x < WITHIN
+            on_cpu = inside.device.type == "cpu"
+            self._inside = torch.nonzero(inside).squeeze(-1) if on_cpu else inside
             self._patch(0)
         if order and len(self._bare) == 1:
             self._prefactor = (self.rate * (4.0 / math.pi)).sqrt()
@@ -83,6 +85,13 @@ class TaperedKernel:
         """Replace what the recursion spoils within a density."""
         inside = self._inside
         if inside is None or not len(inside):
+            return
+        if inside.dtype == torch.bool:  # a GPU works all of them out rather than count a few
+            near = torch.where(inside, self.rate * self.x, 0.0)
+            front = (self.rate * (4.0 / math.pi)).sqrt() * (-self.rate) ** order
+            self._bare[order] = torch.where(
+                inside, front * boys(near, order), self._bare[order]
+            )
             return
         a, x = self.rate.index_select(0, inside), self.x.index_select(0, inside)
         value = (a * (4.0 / math.pi)).sqrt() * (-a) ** order * boys(a * x, order)

@@ -79,7 +79,7 @@ PairFunction = Callable[..., tuple[Tensor, ...]]
 
 def blocks_of(pairs: PairList) -> list[Block]:
     """Cut a list of pairs into blocks."""
-    first = pairs.bounds.tolist()
+    first = pairs.extent
     found = []
     for start in range(0, len(pairs), BLOCK):
         stop = min(start + BLOCK, len(pairs))

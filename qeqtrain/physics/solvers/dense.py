@@ -128,6 +128,8 @@ class PreparedCholesky:
 
 def constraint_table(groups: ChargeGroups, n_structures: int) -> Tensor:
     """Groups with a constraint, by structure, shape ``(B, g)``; G where there is no more."""
+    if groups.whole:  # known without asking the device
+        return torch.arange(n_structures, device=groups.member.device)[:, None]
     fixed = torch.nonzero(~groups.held).squeeze(-1)
     owner = groups.structure.index_select(0, fixed)
     order = torch.argsort(owner, stable=True)

@@ -25,12 +25,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from qeqtrain.physics.solvers.solution import Outcome, Solution
 from qeqtrain.structures import ChargeGroups
+
+_LOOK_EVERY = 8
+"""Iterations between two looks at what is still running, where a look waits for a GPU; what is
+worked out too much changes nothing."""
 
 _RESTARTS = 5
 """Fresh residuals after which a structure that still misses its tolerance has stalled."""
@@ -181,7 +186,8 @@ class PreparedConjugateGradient:
         """
         squared = self._square(residual)
         direction = self._weight * residual
-        while True:
+        every = 1 if x.device.type == "cpu" else _LOOK_EVERY
+        for step_number in count(1):
             product = self._matvec(direction)
             curvature = self._sum(direction * product)
             iterations += running
@@ -196,7 +202,8 @@ class PreparedConjugateGradient:
             previous, squared = squared, self._square(residual)
             running = running & (squared > target)
             running = running & (iterations < self._settings.max_iterations)
-            if not running.any():
-                return x
+            if step_number % every == 0 and not running.any():
+                break
             slope = self._of_atoms(torch.where(running, squared / previous, 0.0))
             direction = self._weight * residual + slope * direction
+        return x
