@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 
 from qeqtrain.errors import UserMistake
-from qeqtrain.models.compiling import CompiledResponse, _flat, _Graph, _weights
+from qeqtrain.models.compiling import CompiledResponse
+from qeqtrain.models.graph import ResponseGraph, weights_of
+from qeqtrain.models.padding import cut, needs_padding, padded
 from tests.crosses import small_cross
 from tests.systems import batch_of, slab, triclinic, water
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ase import Atoms
     from torch import Tensor
 
     from qeqtrain.models.potential import Potential
@@ -55,13 +60,13 @@ def test_the_graph_equals_the_ordinary_way_for_sizes_it_was_not_made_with(
     backbone: str, charge: str, coupling: str
 ) -> None:
     potential = small_cross(backbone, charge, coupling).train()
-    graph = _Graph(potential, forces=True, stress=True)
+    graph = ResponseGraph(potential, forces=True, stress=True)
     for batch in (
         batch_of([triclinic(), water()], potential),
         batch_of([water(), triclinic(), slab()], potential),
     ):
         expected = potential(batch, forces=True, stress=True)
-        flat = graph.plain(_weights(potential), _flat(batch, graph.consumers))
+        flat = graph.plain(weights_of(potential), graph.flat(batch))
         found = dict(zip(graph.names, flat, strict=True))
         for name, value in found.items():
             torch.testing.assert_close(
@@ -86,18 +91,59 @@ def test_the_graph_equals_the_ordinary_way_for_sizes_it_was_not_made_with(
 def test_parts_that_cannot_be_compiled_are_refused_in_words(
     cross: tuple[str, str, str], part: str
 ) -> None:
-    with pytest.raises(UserMistake, match=rf"{part}.*trainer\.compile=false"):
+    with pytest.raises(UserMistake, match=rf"trainer\.compile .*{part}"):
         CompiledResponse(small_cross(*cross))
 
 
-def test_a_batch_with_a_size_of_one_goes_the_ordinary_way() -> None:
+ALONE = [[water()], [triclinic()], [water()[:2]], [water()[:1]], [water(), water()[:1]]]
+"""One structure, one pair, one atom, no pair at all."""
+
+
+@pytest.mark.parametrize("backbone", ["tensornet", "nequip"])
+@pytest.mark.parametrize("charge", ["none", "diagonal", "local"])
+@pytest.mark.parametrize("atoms", ALONE, ids=lambda atoms: "+".join(map(str, atoms)))
+def test_a_molecule_beside_a_batch_changes_neither_predictions_nor_gradients(
+    backbone: str, charge: str, atoms: list[Atoms]
+) -> None:
+    potential = small_cross(backbone, charge, "feature").train()
+    batch = batch_of(atoms, potential)
+    more = padded(batch)
+    assert not needs_padding(more)
+    assert len(more) == len(batch) + 1
+    expected = potential(batch, forces=True, stress=True)
+    found = cut(potential(more, forces=True, stress=True), batch)
+    for name in vars(expected):
+        if getattr(expected, name) is not None:
+            torch.testing.assert_close(
+                getattr(found, name),
+                getattr(expected, name),
+                rtol=1e-12,
+                atol=1e-12,
+                equal_nan=True,
+            )
+    for a, b in zip(
+        gradients(potential, trained_on(found)),
+        gradients(potential, trained_on(expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_structures_in_a_field_go_the_ordinary_way() -> None:
     potential = small_cross("nequip", "diagonal", "full")
     compiled = CompiledResponse(potential)
     batch = batch_of([water()], potential)
+    batch = replace(batch, electric_field=batch.electric_field + 0.1)
     found = compiled(potential, batch, forces=True, stress=False)
     expected = potential(batch, forces=True, stress=False)
     torch.testing.assert_close(found.energy, expected.energy)
     assert not compiled._graphs
+
+
+@inductor.patch({"cpp.cxx": (None, "no-such-compiler")})
+def test_a_machine_without_a_compiler_is_told_so() -> None:
+    with pytest.raises(UserMistake, match=r"no C\+\+ compiler that runs; install g\+\+"):
+        CompiledResponse(small_cross("tensornet", "none", "feature"))
 
 
 @pytest.mark.slow
@@ -108,8 +154,7 @@ def test_compiled_training_equals_eager_on_ten_shapes(backbone: str) -> None:
     potential = small_cross(backbone, "diagonal", "feature").float().train()
     compiled = CompiledResponse(potential)
     several = [[water()] * k + [triclinic()] * (k % 2 + 1) for k in (1, 2, 3, 7, 12, 40, 150)]
-    alone = [[water()], [triclinic()], [water()[:2]]]  # these go the ordinary way
-    for batch in [batch_of(atoms, potential) for atoms in several + alone]:
+    for batch in [batch_of(atoms, potential) for atoms in several + ALONE]:
         expected = potential(batch, forces=True, stress=True)
         found = compiled(potential, batch, forces=True, stress=True)
         torch.testing.assert_close(found.energy, expected.energy, rtol=1e-6, atol=1e-5)
