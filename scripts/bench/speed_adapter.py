@@ -5,12 +5,13 @@ channels, 3 blocks, 32 Gaussians, one trained hardness per species), NequIP as n
 parity, radial networks 2 x 64). No stress. Batches are ready before the clock runs.
 
     OMP_NUM_THREADS=1 python scripts/bench/speed_adapter.py --features 64 --system periodic
-    OMP_NUM_THREADS=1 python scripts/bench/speed_adapter.py --model nequip --lmax 2
+    OMP_NUM_THREADS=1 python scripts/bench/speed_adapter.py --model nequip --lmax 2 --compile
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,13 @@ def qet(args: argparse.Namespace) -> dict[str, Any]:
         hardness="species",
     )
     spec["backbone"]["radial_basis"] = args.radial_basis
+    spec["backbone"] |= knots(args)
     return spec
+
+
+def knots(args: argparse.Namespace) -> dict[str, int]:
+    """Give the option of the backbone that ``--knots`` stands for."""
+    return {"radial_knots": args.knots} if args.knots else {}
 
 
 def nequip(args: argparse.Namespace) -> dict[str, Any]:
@@ -54,6 +61,7 @@ def nequip(args: argparse.Namespace) -> dict[str, Any]:
             "radial_width": 64,
             "radial_depth": 2,
             "train_bessel": False,
+            **knots(args),
         },
         "charge": {"_target_": "qeqtrain.nn.charges.NoCharges"},
         "coupling": {"_target_": "qeqtrain.nn.couplings.FeatureCoupling", "hidden": []},
@@ -68,6 +76,7 @@ def build(
 ) -> dict[str, object]:
     """Make the potential and what the harness asks of it (see its docstring)."""
     start = time.perf_counter()
+    from qeqtrain.models.compiling import CompiledResponse
     from qeqtrain.models.potential import build_potential
     from qeqtrain.neighbors import with_pairs
     from qeqtrain.structures import Structure, Structures, collate
@@ -82,6 +91,8 @@ def build(
         average_neighbors=30.0,
     )
 
+    ask = partial(CompiledResponse(potential), potential) if args.compile else potential
+
     def one(atoms: Atoms) -> Structure:
         return with_pairs(Structure.from_atoms(atoms, total_charge=0.0), potential.cutoffs)
 
@@ -89,7 +100,7 @@ def build(
         return collate([one(a) for a in atoms])
 
     def energy_forces(batch: Structures, _train: bool) -> tuple[Tensor, Tensor]:
-        out = potential(batch, forces=True, stress=False)
+        out = ask(batch, forces=True, stress=False)
         return out.energy, out.forces
 
     def count(batch: Structures) -> int:
@@ -114,6 +125,7 @@ def main() -> None:
     parser.add_argument(
         "--radial-basis", default="gaussian", choices=["gaussian", "smooth_bessel"]
     )
+    parser.add_argument("--knots", type=int, help="radial networks are evaluated on so many")
     args = parser.parse_args()
     harness.run(f"qeqtrain-{args.model}", build, args)
 
