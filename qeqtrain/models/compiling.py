@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 from torch.fx.experimental import _config as symbolic_shapes
 
 from qeqtrain.errors import UserMistake
@@ -43,12 +42,21 @@ class CompiledResponse:
     Args:
         potential: with a charge model in closed form, or none.
         asked: by what the user asked for compiled code.
+        differentiable: whether weights are trained through it; code without is smaller, and
+            made sooner.
 
     Raises:
         UserMistake: a part cannot be compiled, or there is no compiler.
     """
 
-    def __init__(self, potential: Potential, asked: str = "trainer.compile") -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        asked: str = "trainer.compile",
+        *,
+        differentiable: bool = True,
+    ) -> None:
+        self._differentiable = differentiable
         refuse_uncompilable(potential, asked)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         os.environ.setdefault(CACHE, str(cache / "qeqtrain" / "compiled"))
@@ -101,7 +109,9 @@ class CompiledResponse:
         key = (forces, stress, potential.dtype, str(potential.device))
         graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[key] = _Compiled(potential, forces=forces, stress=stress)
+            graph = self._graphs[key] = _Compiled(
+                potential, forces=forces, stress=stress, differentiable=self._differentiable
+            )
         return asked_padded(graph, potential, structures)
 
 
@@ -137,20 +147,16 @@ def refuse_uncompilable(potential: Potential, asked: str) -> None:
 
 
 class _Compiled:
-    """The code of one question: with what training differentiates, and without."""
+    """The code of one question."""
 
-    def __init__(self, potential: Potential, *, forces: bool, stress: bool) -> None:
+    def __init__(
+        self, potential: Potential, *, forces: bool, stress: bool, differentiable: bool
+    ) -> None:
         self.graph = ResponseGraph(potential, forces=forces, stress=stress)
-        self._code: dict[bool, Callable[..., list[Tensor]]] = {}
-
-    def _for(self, differentiable: bool) -> Callable[..., list[Tensor]]:
-        """Give the code of one purpose, compiled when it first runs."""
-        if differentiable not in self._code:
-            # A module of its own: the compiler takes a second purpose for a second attempt.
-            plain = self.graph.plain
-            module = GraphModule(plain, plain.graph)
-            self._code[differentiable] = torch.compile(module, dynamic=False, fullgraph=True)
-        return self._code[differentiable]
+        self.differentiable = differentiable
+        self.code: Callable[..., list[Tensor]] = torch.compile(
+            self.graph.plain, dynamic=False, fullgraph=True
+        )
 
     def __call__(self, potential: Potential, structures: Structures) -> Prediction:
         flat = self.graph.flat(structures)
@@ -158,8 +164,10 @@ class _Compiled:
             torch._dynamo.mark_dynamic(tensor, 0)  # weights have the sizes they have
         # Else the compiler asks for which sizes a float32 sum is long enough to be added up in
         # pieces, and compiles anew for the others: minutes, for a batch of another size.
-        with symbolic_shapes.patch(backed_size_oblivious=True):
-            code = self._for(torch.is_grad_enabled())
-            prediction = self.graph.prediction(code(weights_of(potential), flat))
+        with (
+            symbolic_shapes.patch(backed_size_oblivious=True),
+            torch.set_grad_enabled(self.differentiable),
+        ):
+            prediction = self.graph.prediction(self.code(weights_of(potential), flat))
         keeps = torch.is_grad_enabled() and potential.training
         return prediction if keeps else prediction.detach()

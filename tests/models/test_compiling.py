@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.io import read, write
 from torch._inductor import config as inductor
 
+from qeqtrain.calculator import QeqCalculator
+from qeqtrain.cli import main
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.compiling import CompiledResponse
 from qeqtrain.models.graph import ResponseGraph, weights_of
 from qeqtrain.models.padding import cut, needs_padding, padded
 from tests.crosses import small_cross
+from tests.models.test_archive import write_checkpoint
 from tests.systems import batch_of, slab, triclinic, water
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ase import Atoms
     from torch import Tensor
 
     from qeqtrain.models.potential import Potential
@@ -164,3 +171,55 @@ def test_compiled_training_equals_eager_on_ten_shapes(backbone: str) -> None:
         whole = torch.cat([g.flatten() for g in theirs]).norm()
         off = torch.cat([(a - b).flatten() for a, b in zip(ours, theirs, strict=True)])
         assert off.norm() < 1e-6 * whole
+
+
+@pytest.fixture
+def _written_only(monkeypatch) -> None:
+    """Leave out the compiler: what was written down runs as it is."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+
+
+@pytest.mark.usefixtures("_written_only")
+def test_no_size_is_too_small_for_training_through_the_graph() -> None:
+    potential = small_cross("nequip", "diagonal", "feature").train()
+    compiled = CompiledResponse(potential)
+    for batch in [batch_of(atoms, potential) for atoms in ALONE]:
+        expected = potential(batch, forces=True, stress=True)
+        found = compiled(potential, batch, forces=True, stress=True)
+        torch.testing.assert_close(found.forces, expected.forces, rtol=1e-11, atol=1e-12)
+        for a, b in zip(
+            gradients(potential, trained_on(found)),
+            gradients(potential, trained_on(expected)),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert len(compiled._graphs) == 1
+
+
+@pytest.mark.usefixtures("_written_only")
+def test_the_calculator_and_the_commands_answer_through_the_graph(tmp_path: Path) -> None:
+    potential = small_cross("nequip", "diagonal", "feature")
+    calculator = QeqCalculator(potential, total_charge=0.0, compiled=True)
+    assert potential.compiled is None  # the caller's potential stays as it is
+    for atoms in (water(), triclinic(), Atoms("Cu")):
+        atoms.calc = QeqCalculator(potential, total_charge=0.0)
+        expected = atoms.get_forces(), atoms.get_charges()
+        atoms.calc = calculator
+        np.testing.assert_allclose(atoms.get_forces(), expected[0], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(atoms.get_charges(), expected[1], rtol=0, atol=1e-12)
+    code = calculator.potential.compiled
+    assert isinstance(code, CompiledResponse)
+    assert set(code._graphs) == {  # molecules and crystals are two questions
+        (True, stress, torch.float64, "cpu") for stress in (False, True)
+    }
+    assert copy.deepcopy(calculator.potential).compiled is code
+    checkpoint = write_checkpoint(tmp_path / "a.ckpt", potential)
+    write(tmp_path / "in.extxyz", [water(), triclinic()])
+    for words in ([], ["--compiled"]):
+        out = str(tmp_path / f"out{len(words)}.extxyz")
+        given = [str(checkpoint), str(tmp_path / "in.extxyz"), out, "data.total_charge=zero"]
+        assert main(["predict", *given, *words]) == 0
+    for one, other in zip(
+        *(read(tmp_path / f"out{n}.extxyz", ":") for n in (0, 1)), strict=True
+    ):
+        np.testing.assert_allclose(one.get_forces(), other.get_forces(), rtol=0, atol=1e-8)
