@@ -29,6 +29,12 @@ from qeqtrain.errors import UserMistake
 FEWEST = 8
 """Knots below which the end conditions meet each other."""
 
+_PIECES = tuple(
+    tuple(n / 6.0 for n in row)
+    for row in ((1, 4, 1, 0), (-3, 0, 3, 0), (3, -6, 3, 0), (-1, 3, -3, 1))
+)
+"""Of 1, t, t^2 and t^3 in the four B-splines that meet between two knots."""
+
 
 class Radial(NamedTuple):
     """What radial networks read, and how pairs read them.
@@ -85,14 +91,12 @@ class Knots(nn.Module):
         self.register_buffer("places", torch.from_numpy(places), persistent=False)
         fit = torch.from_numpy(_fit(knots, vanishing=vanishing))
         self.register_buffer("fit", fit, persistent=False)
-        numbers = torch.arange(-1.0, knots + 1.0, dtype=torch.float64)
-        self.register_buffer("numbers", numbers, persistent=False)
 
     def forward(self, basis: Basis, distance: Tensor, dtype: torch.dtype) -> Radial:
         """Prepare for distances ``(P,)``, A; what is given has the dtype that is asked for."""
         values = basis(self.places.to(distance.dtype)).to(dtype)
-        at = (distance / self.spacing).to(dtype)[:, None] - self.numbers.to(dtype)
-        return Radial(values, b_spline(at), self.fit.to(dtype))
+        weights = spline_weights((distance / self.spacing).to(dtype), len(self.places))
+        return Radial(values, weights, self.fit.to(dtype))
 
 
 class EveryPair(nn.Module):
@@ -108,19 +112,27 @@ def radial_reader(cutoff: float, knots: int | None, *, vanishing: bool) -> Knots
     return EveryPair() if knots is None else Knots(cutoff, knots, vanishing=vanishing)
 
 
-def b_spline(x: Tensor) -> Tensor:
-    r"""Evaluate the cubic B-spline of unit spacing, :math:`\beta(0) = 2/3`, zero beyond 2.
+def spline_weights(at: Tensor, knots: int) -> Tensor:
+    r"""Evaluate all cubic B-splines; of the K + 2, four are not zero anywhere.
 
-    .. math:: 6 \beta(x) = (2 - |x|)_+^3 - 4 (1 - |x|)_+^3
+    With t the distance from the knot before, in units of the spacing, these are
 
-    Its second derivative is right at x = 0 too, where that of \|x\| is not asked for.
+    .. math:: (1 - t)^3 / 6, \; (3 t^3 - 6 t^2 + 4) / 6, \;
+              (-3 t^3 + 3 t^2 + 3 t + 1) / 6, \; t^3 / 6
 
     Args:
-        x: any shape.
+        at: distances in units of the spacing, from 0 to K - 1, shape ``(P,)``.
+        knots: K.
+
+    Returns:
+        Shape ``(P, K + 2)``; twice continuously differentiable in ``at``.
     """
-    away = torch.where(x < 0.0, -x, x)  # with a slope at zero, unlike abs
-    outer, inner = (2.0 - away).clamp(min=0.0), (1.0 - away).clamp(min=0.0)
-    return (outer * outer * outer - 4.0 * (inner * inner * inner)) / 6.0
+    before = at.detach().floor().clamp(0, knots - 2)
+    t = at - before
+    powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t], dim=-1)  # (P, 4)
+    four = powers @ torch.tensor(_PIECES, dtype=at.dtype, device=at.device)
+    places = before.long()[:, None] + torch.arange(4, device=at.device)
+    return at.new_zeros((at.shape[0], knots + 2)).scatter(1, places, four)
 
 
 def _fit(knots: int, *, vanishing: bool) -> np.ndarray:

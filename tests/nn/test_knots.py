@@ -10,8 +10,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from qeqtrain.errors import UserMistake
+from qeqtrain.models.graph import ResponseGraph, weights_of
 from qeqtrain.models.potential import Potential
-from qeqtrain.nn.knots import EveryPair, Knots, b_spline
+from qeqtrain.nn.knots import EveryPair, Knots, spline_weights
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.nn.radial import Bessel, RadialNetwork, SmoothBessel
 from qeqtrain.testing import check_potential
@@ -40,12 +41,17 @@ def derivatives(function, r: torch.Tensor) -> list[torch.Tensor]:
     return [torch.stack(parts, dim=-1) for parts in zip(*columns, strict=True)]
 
 
-def test_splines_add_up_to_one_and_bend_as_they_should_at_their_centre() -> None:
-    x = torch.linspace(-0.5, 0.5, 11)
-    shifted = x[:, None] + torch.arange(-3.0, 4.0)
-    torch.testing.assert_close(b_spline(shifted).sum(dim=1), torch.ones(11))
-    value, slope, bend = derivatives(lambda r: b_spline(r)[:, None], torch.zeros(1))
-    assert [value.item(), slope.item(), bend.item()] == pytest.approx([2 / 3, 0.0, -2.0])
+def test_splines_add_up_to_one_and_bend_as_they_should_at_their_centres() -> None:
+    at = torch.tensor([0.0, 0.3, 1.0, 2.9, 4.0])
+    torch.testing.assert_close(spline_weights(at, 5).sum(dim=1), torch.ones(5))
+    one = torch.tensor([2.0])  # the spline about the third knot, and its neighbours
+    for values, expected in zip(
+        derivatives(lambda r: spline_weights(r, 5), one),
+        ([1 / 6, 2 / 3, 1 / 6], [-0.5, 0.0, 0.5], [1.0, -2.0, 1.0]),
+        strict=True,
+    ):
+        torch.testing.assert_close(values[0, 2:5], torch.tensor(expected))
+        assert not values[0, [0, 1, 5, 6]].any()
 
 
 def test_cubic_polynomials_are_reproduced_everywhere() -> None:
@@ -152,3 +158,13 @@ def test_a_pair_that_leaves_takes_no_step_with_it(backbone: str) -> None:
         atoms.positions = np.array([[0.0, 0.0, 0.0], [gap, 0.0, 0.0]])
         energies.append(potential(batch_of([atoms], potential)).energy.item())
     assert abs(energies[0] - energies[1]) < 1e-8
+
+
+def test_knots_are_part_of_the_graph_that_is_compiled() -> None:
+    potential = on_knots("nequip", 12).train()
+    graph = ResponseGraph(potential, forces=True, stress=False)
+    batch = batch_of([water(), triclinic(), water()], potential)
+    expected = potential(batch, stress=False)
+    found = graph.prediction(graph.plain(weights_of(potential), graph.flat(batch)))
+    torch.testing.assert_close(found.energy, expected.energy, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.forces, expected.forces, rtol=1e-11, atol=1e-12)
