@@ -58,8 +58,7 @@ class CompiledResponse:
     ) -> None:
         self._differentiable = differentiable
         refuse_uncompilable(potential, asked)
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        os.environ.setdefault(CACHE, str(cache / "qeqtrain" / "compiled"))
+        keep_code()
         self._graphs: dict[Key, _Compiled] = {}
 
     def __deepcopy__(self, memo: object) -> CompiledResponse:
@@ -124,6 +123,12 @@ def asked_padded(
     if not needs_padding(structures):
         return ask(potential, structures)
     return cut(ask(potential, padded(structures)), structures)
+
+
+def keep_code() -> None:
+    """Let torch keep compiled code in the user's cache, unless it was told where."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault(CACHE, str(cache / "qeqtrain" / "compiled"))
 
 
 def refuse_uncompilable(potential: Potential, asked: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from qeqtrain.errors import UserMistake
-from qeqtrain.models.compiling import asked_padded, refuse_uncompilable
+from qeqtrain.models.compiling import asked_padded, keep_code, refuse_uncompilable
 from qeqtrain.models.graph import (
     PER_ATOM,
     TENSORS,
@@ -64,6 +64,7 @@ def write_machine_code(potential: Potential, path: Path) -> dict[str, Any]:
         UserMistake: a part cannot be compiled, or there is no compiler.
     """
     refuse_uncompilable(potential, "--compiled")
+    keep_code()
     graph = ResponseGraph(potential, forces=True, stress=True)
     inputs = ([w.detach() for w in weights_of(potential)], graph.flat(graph.example))
     with torch.no_grad(), warnings.catch_warnings():

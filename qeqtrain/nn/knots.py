@@ -11,6 +11,9 @@ the knots and is twice continuously differentiable, so that forces are smooth an
 can be differentiated. Training moves the network, hence the values; a pair costs one row of
 K + 2 numbers, shared by all layers, and one matrix product for each.
 
+Only a function of the distance alone can be tabulated. Both backbones are made so: species
+enter by factors of their own.
+
 The function *is* the spline: what the network would say between the knots counts for nothing,
 and a network trained without knots changes by what the spline misses of it.
 """

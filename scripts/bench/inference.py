@@ -50,11 +50,12 @@ SHAPES = {64: (2, 2, 2), 216: (3, 3, 3), 512: (4, 4, 4), 1000: (5, 5, 5)}
 """Conventional cells of eight atoms along each axis, by number of atoms."""
 
 
-def untrained(model: str, path: Path) -> None:
+def untrained(model: str, knots: int | None, path: Path) -> None:
     """Write a model with random weights."""
     torch.manual_seed(0)
+    spec = SPECS[model]
     potential: Potential = build_potential(
-        SPECS[model],
+        {**spec, "backbone": {**spec["backbone"], "radial_knots": knots}},
         elements=[11, 17],
         references={11: 0.0, 17: 0.0},
         scale=1.0,
@@ -110,15 +111,17 @@ def main() -> None:
     parser.add_argument(
         "--atoms", type=int, nargs="+", choices=sorted(SHAPES), default=list(SHAPES)
     )
+    parser.add_argument("--knots", type=int, help="of the radial networks (none)")
     parser.add_argument("--turns", type=int, default=7, help="of each way, per size")
     parser.add_argument("--ase", action="store_true", help="neighbour lists in the clock")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    plain = options.folder / f"{options.model}_plain.safetensors"
-    model = options.folder / f"{options.model}.safetensors"
+    name = f"{options.model}_knots{options.knots}" if options.knots else options.model
+    plain = options.folder / f"{name}_plain.safetensors"
+    model = options.folder / f"{name}.safetensors"
     if not model.exists():
-        untrained(options.model, plain)
+        untrained(options.model, options.knots, plain)
         start = time.process_time(), time.perf_counter()
         export(plain, model, compiled=True)
         sys.stdout.write(
