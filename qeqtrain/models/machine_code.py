@@ -192,17 +192,21 @@ def _instructions() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
-def _here() -> dict[str, str]:
-    """Say what code made here runs on."""
+def _here() -> dict[str, Any]:
+    """Say what code made here runs on; the compiler writes the number of threads into it."""
     return {
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "instructions": _instructions(),
+        "threads": torch.get_num_threads(),
     }
 
 
 def _refuse_elsewhere(package: Path, said: Mapping[str, Any]) -> None:
-    """Raise a :class:`UserMistake` where a package was made for something else."""
+    """Raise a :class:`UserMistake` where a package was made for something else.
+
+    Another number of threads is told in a warning: it costs time, or takes it from others.
+    """
     here = _here()
     problems = [
         f"{package}: machine code for {name} {said[name]}, this is {here[name]}; export again "
@@ -223,3 +227,9 @@ def _refuse_elsewhere(package: Path, said: Mapping[str, Any]) -> None:
         )
     if problems:
         raise UserMistake(*problems)
+    if said["threads"] != here["threads"]:
+        warnings.warn(
+            f"{package}: machine code for {said['threads']} threads, and it runs on as many; "
+            f"this process has {here['threads']}. Export again with as many (OMP_NUM_THREADS)",
+            stacklevel=2,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def described(tmp_path: Path) -> Path:
     return out
 
 
-def describe(out: Path, **changes: str) -> None:
+def describe(out: Path, **changes: Any) -> None:
     """Write into an exported file what belongs to the package beside it."""
     entry, weights = read_exported(out)
     digest = machine_code.hashlib.sha256(machine_code.package_beside(out).read_bytes())
@@ -112,6 +113,13 @@ def test_older_processors_are_refused_and_newer_ones_are_not(monkeypatch) -> Non
     assert not refused("AVX2", "AVX512")
     assert not refused("AVX2", "AVX2")
     assert refused("NEON", "AVX2")
+
+
+def test_another_number_of_threads_is_told() -> None:
+    said = machine_code._here()
+    machine_code._refuse_elsewhere(Path("a.pt2"), said)
+    with pytest.warns(UserWarning, match=r"for 99 threads, .*this process has \d+"):
+        machine_code._refuse_elsewhere(Path("a.pt2"), {**said, "threads": 99})
 
 
 @pytest.mark.slow
