@@ -36,6 +36,8 @@ class QeqCalculator(Calculator):
             in the model's recipe unless given.
         data_set: of a model that was trained on several, the one whose energies and charges
             are wanted; the main one unless given.
+        compiled: predict through compiled code: that of the package beside an exported file,
+            which runs code of the file's maker, or else made at the first step, in minutes.
 
     Raises:
         UserMistake: no such data set; at a calculation: an element or a charge state the model
@@ -61,6 +63,7 @@ class QeqCalculator(Calculator):
         electric_field: Sequence[float] | np.ndarray | None = None,
         unseen_charge_states: Literal["error", "allow"] | None = None,
         data_set: str | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.potential = own_potential(
@@ -69,6 +72,7 @@ class QeqCalculator(Calculator):
             dtype=dtype,
             data_set=data_set,
             unseen_charge_states=unseen_charge_states,
+            compiled=compiled,
         )
         self.total_charge = total_charge
         self.electric_field = stated_field({}, electric_field)

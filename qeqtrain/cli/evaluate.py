@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qeqtrain.cli.arguments import Parser, split_overrides, take
 from qeqtrain.cli.data import write_json
 from qeqtrain.cli.models import (
+    add_compiled,
     add_policy,
     model_mistakes,
     path_mistakes,
@@ -77,6 +78,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
         help="with --ensemble: data to fit a factor on",
     )
     add_policy(parser)
+    add_compiled(parser)
     return run
 
 
@@ -106,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(models) > 1:
         return _run_several(arguments, models, paths, overrides, out, data_set)
 
-    potential = _load(models[0], arguments.unseen_charge_states, data_set)
+    potential = _load(models[0], arguments, data_set)
     parts = _data_for(models[0], potential, paths, overrides, split, data_set)
 
     from qeqtrain.evaluation.evaluate import evaluate
@@ -137,8 +139,7 @@ def _run_several(
 
     def evaluations(paths: Sequence[str], split: str) -> dict[str, Evaluation]:
         """Judge all of them by the same labels: as the first was trained to read them."""
-        policy = arguments.unseen_charge_states
-        loaded = [_load(model, policy, data_set) for model in models]
+        loaded = [_load(model, arguments, data_set) for model in models]
         parts = _data_for(models[0], loaded[0], paths, overrides, split, data_set)
         names = short_names(models)
         return {n: evaluate(p, parts) for n, p in zip(names, loaded, strict=True)}
@@ -174,13 +175,13 @@ def _run_several(
     return 0
 
 
-def _load(model: str, policy: str | None, data_set: str | None) -> Potential:
+def _load(model: str, arguments: argparse.Namespace, data_set: str | None) -> Potential:
     """Load a model, with what the command line allows of it."""
     from qeqtrain.models.archive import load
 
-    potential = load(model, data_set=data_set)
-    if policy is not None:
-        potential.unseen_charge_states = policy
+    potential = load(model, data_set=data_set, compiled=arguments.compiled)
+    if arguments.unseen_charge_states is not None:
+        potential.unseen_charge_states = arguments.unseen_charge_states
     return potential
 
 

@@ -18,11 +18,17 @@ examples:
   qeqtrain export runs/quickstart/latest nacl.safetensors
   qeqtrain export runs/mixed/latest matpes.safetensors data.set=matpes
   qeqtrain export qet-matq matq64.safetensors --dtype float64
+  qeqtrain export runs/quickstart/latest nacl.safetensors --compiled
 
 The file holds weights, recipe, conventions, elements and metrics as plain data, with a
 checksum: nothing in it is executed, and a damaged or changed one is refused. Every command
 takes it as MODEL; so do qeqtrain.load and qeqtrain.QeqCalculator, which need neither Hydra nor
 Lightning.
+
+With --compiled there is a second file beside it, nacl.pt2: machine code for energy, forces,
+stress and charges of structures of any size, for this version of torch and processors like
+this one. It runs where it is asked for (predict and evaluate --compiled, compiled=True in
+Python) and nowhere else: whoever asks runs code of the file's maker.
 """
 
 
@@ -48,6 +54,11 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
         metavar="D",
         help="float32 or float64, of the weights; as trained unless given",
     )
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="write machine code beside it as well, in some minutes: OUT with the ending .pt2",
+    )
     return run
 
 
@@ -62,6 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
         problems.append(f"--dtype {arguments.dtype}: expected {' or '.join(DTYPES)}{near}")
     if out.is_file() and Path(arguments.model).is_file() and out.samefile(arguments.model):
         problems.append(f"{out}: is the file that is read; choose another name")
+    if arguments.compiled and out.suffix == ".pt2":
+        problems.append(
+            f"{out}: is the name of the machine code, which lies beside the model; choose "
+            f"{out.with_suffix('.safetensors')}"
+        )
     if problems:
         raise UserMistake(*problems)
     refuse_unwritable(out)
@@ -69,7 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     from qeqtrain.data.elements import SYMBOLS
     from qeqtrain.models.archive import best_checkpoint, export
 
-    entry = export(arguments.model, out, dtype=arguments.dtype, data_set=data_set)
+    entry = export(
+        arguments.model,
+        out,
+        dtype=arguments.dtype,
+        data_set=data_set,
+        compiled=arguments.compiled,
+    )
     header = entry["potential"]
     symbols = [SYMBOLS[z] for z in header["elements"]]
     shown = " ".join(symbols) if len(symbols) <= 20 else f"{len(symbols)} of them"
@@ -82,5 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
     origin = entry.get("foundation") or entry.get("finetuned_from") or {}
     words = {"model": "fine-tuned from", "source": "source", "license": "licence"}
     lines += [f"{word}: {origin[key]}" for key, word in words.items() if key in origin]
+    if arguments.compiled:
+        code, said = out.with_suffix(".pt2"), entry["machine_code"]
+        lines.append(
+            f"{code}: {code.stat().st_size / 1e6:.2f} MB of machine code, torch "
+            f"{said['torch']}, {said['system']}, {said['instructions']}"
+        )
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

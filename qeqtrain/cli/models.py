@@ -28,6 +28,16 @@ def add_policy(parser: Parser) -> None:
     )
 
 
+def add_compiled(parser: Parser) -> None:
+    """Let predictions go through compiled code."""
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="predict through compiled code: that beside an exported model, which runs code of "
+        "its maker; else made here first, in minutes",
+    )
+
+
 def policy_mistakes(policy: str | None) -> list[str]:
     """Say what is wrong with the value of that option."""
     if policy is None or policy in POLICIES:

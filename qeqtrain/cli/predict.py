@@ -8,7 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qeqtrain.cli.arguments import Parser, split_overrides, take
-from qeqtrain.cli.models import add_policy, model_mistakes, path_mistakes, policy_mistakes
+from qeqtrain.cli.models import (
+    add_compiled,
+    add_policy,
+    model_mistakes,
+    path_mistakes,
+    policy_mistakes,
+)
 from qeqtrain.cli.outputs import refuse_unwritable
 from qeqtrain.errors import UserMistake
 
@@ -33,6 +39,7 @@ def configure(parser: Parser, verb: str) -> Callable[[argparse.Namespace], int]:
     )
     parser.add_argument("words", nargs="*", metavar="IN OUT | data.key=value", help="two files")
     add_policy(parser)
+    add_compiled(parser)
     return run
 
 
@@ -56,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from qeqtrain.cli.evaluate import conventions_for, open_files
     from qeqtrain.models.archive import load
 
-    potential = load(arguments.model, data_set=data_set)
+    potential = load(arguments.model, data_set=data_set, compiled=arguments.compiled)
     if arguments.unseen_charge_states is not None:
         potential.unseen_charge_states = arguments.unseen_charge_states
     (source,) = open_files([given], conventions_for(potential.conventions, overrides)).values()

@@ -22,7 +22,7 @@ from qeqtrain.models.charge_states import checked_policy
 from qeqtrain.models.exported import is_exported, read_exported, write_exported
 from qeqtrain.models.foundation import FOUNDATION_MODELS, first_line
 from qeqtrain.models.mixture import choose_set
-from qeqtrain.models.potential import DTYPES, Potential, build_potential
+from qeqtrain.models.potential import DTYPES, Compiled, Potential, build_potential
 
 FORMAT = 1
 """Number of the checkpoint format written today."""
@@ -58,6 +58,7 @@ def load(
     device: torch.device | str | None = None,
     dtype: Literal["float32", "float64"] | torch.dtype | None = None,
     data_set: str | None = None,
+    compiled: bool = False,
 ) -> Potential:
     """Load a potential, ready to predict.
 
@@ -68,9 +69,13 @@ def load(
         dtype: precision of the network; as trained unless given.
         data_set: of a model that was trained on several, the one whose energies and charges
             are wanted; the main one unless given.
+        compiled: predict through compiled code: that of the package beside an exported file,
+            if it was exported with one, which runs code of the file's maker; else made at the
+            first question, in minutes.
 
     Raises:
-        UserMistake: no such file, model or data set, or a file that is not a whole checkpoint.
+        UserMistake: no such file, model or data set, a file that is not a whole checkpoint, or
+            compiled code that cannot be made or is not for here.
     """
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise UserMistake(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
@@ -89,7 +94,10 @@ def load(
         potential = potential.to(DTYPES[dtype] if isinstance(dtype, str) else dtype)
     if data_set is not None:
         choose_set(potential, data_set)
-    return potential.to(device or "cpu").eval()
+    potential = potential.to(device or "cpu").eval()
+    if compiled:
+        potential.compiled = _compiled(path, potential)
+    return potential
 
 
 def own_potential(
@@ -99,6 +107,7 @@ def own_potential(
     dtype: Literal["float32", "float64"] | None = None,
     data_set: str | None = None,
     unseen_charge_states: Literal["error", "allow"] | None = None,
+    compiled: bool = False,
 ) -> Potential:
     """Give an interface a potential of its own: one that is loaded, or a copy of the caller's.
 
@@ -109,6 +118,7 @@ def own_potential(
         data_set: as for :func:`load`.
         unseen_charge_states: what to do about total charges that the model reads and was not
             trained on; as in its recipe unless given.
+        compiled: as for :func:`load`; a potential may have its code already.
 
     Raises:
         UserMistake: as :func:`load`, or an unknown policy.
@@ -118,8 +128,12 @@ def own_potential(
         potential = copy.deepcopy(model).to(device or model.device, kind).eval()
         if data_set is not None:
             choose_set(potential, data_set)
+        if compiled and potential.compiled is None:
+            potential.compiled = _compiled(None, potential)
     else:
-        potential = load(model, device=device, dtype=dtype, data_set=data_set)
+        potential = load(
+            model, device=device, dtype=dtype, data_set=data_set, compiled=compiled
+        )
     if unseen_charge_states is not None:
         potential.unseen_charge_states = checked_policy(unseen_charge_states)
     return potential
@@ -131,6 +145,7 @@ def export(
     *,
     dtype: Literal["float32", "float64"] | None = None,
     data_set: str | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Write a model as one self-contained file, which :func:`load` reads.
 
@@ -143,19 +158,40 @@ def export(
         out: the file, replaced if it exists.
         dtype: precision of the weights in it; as trained unless given.
         data_set: of a model that was trained on several, the one that the file speaks for.
+        compiled: also write a package of machine code beside it
+            (:mod:`~qeqtrain.models.machine_code`).
 
     Returns:
         What the file says beside the weights.
 
     Raises:
-        UserMistake: there is no such model.
+        UserMistake: there is no such model, or it cannot be compiled.
     """
     potential = load(model, dtype=dtype, data_set=data_set)
     header = potential.header()
     header["spec"] = {**header["spec"], "dtype": str(potential.dtype).removeprefix("torch.")}
     entry = {**passport(model), "format": FORMAT, "potential": header}
+    entry.pop("machine_code", None)
+    if compiled:
+        # Here: torch's compiler takes a second to import.
+        from qeqtrain.models.machine_code import package_beside, write_machine_code
+
+        entry["machine_code"] = write_machine_code(potential, package_beside(out))
     write_exported(out, entry, potential.state_dict())
     return entry
+
+
+def _compiled(path: Path | None, potential: Potential) -> Compiled:
+    """Load the machine code beside an exported file, or prepare to make code."""
+    if path is not None and path.is_file() and is_exported(path):
+        said = read_exported(path)[0].get("machine_code")
+        if said is not None:
+            from qeqtrain.models.machine_code import MachineCode
+
+            return MachineCode(path, said, potential)
+    from qeqtrain.models.compiling import CompiledResponse
+
+    return CompiledResponse(potential, "compiled code", differentiable=False)
 
 
 def passport(model: str | Path) -> dict[str, Any]:
@@ -200,6 +236,11 @@ def read_entry(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if is_exported(path):
         entry, weights = read_exported(path)
         return _upgraded(entry, path), {RAW + name: value for name, value in weights.items()}
+    if path.suffix == ".pt2":
+        raise UserMistake(
+            f"{path}: machine code, not a model; name the model that it was exported with, and "
+            "ask for compiled code (--compiled, compiled=True)"
+        )
     if not zipfile.is_zipfile(path):  # torch would try other readers, by the file's name
         raise UserMistake(f"{path}: damaged or not a checkpoint or exported file of qeqtrain")
     try:

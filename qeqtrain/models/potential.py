@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,15 @@ from qeqtrain.structures import Prediction, Structures
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
+class Compiled(Protocol):
+    """Code that answers in a potential's place."""
+
+    def answer(
+        self, potential: Potential, structures: Structures, *, forces: bool, stress: bool
+    ) -> Prediction | None:
+        """Predict without a graph behind, or give ``None`` where there is no code for it."""
+
+
 class Potential(Domain, nn.Module):
     """Energy, forces, stress and charges of molecules and crystals.
 
@@ -53,6 +62,10 @@ class Potential(Domain, nn.Module):
         atomic_dipoles: dipoles of atoms that are learned beside the charges, or ``None``.
         mixture: what differs between the data sets it was trained on; ``None``: there is one.
         spec: the recipe nodes of the parts, kept so that a file can rebuild them.
+
+    Attributes:
+        compiled: asked first for predictions that nobody differentiates, if it is set
+            (:func:`qeqtrain.load` does with ``compiled=True``).
     """
 
     def __init__(
@@ -92,6 +105,7 @@ class Potential(Domain, nn.Module):
         self.references = {z: float(references.get(z, 0.0)) for z in self.elements}
         self.conventions = dict(conventions or {})
         self.spec = dict(spec or {})
+        self.compiled: Compiled | None = None
         self.unseen_charge_states = str(self.conventions.get("unseen_charge_states", "error"))
         index = torch.full((len(chemical_symbols),), -1)
         index[list(self.elements)] = torch.arange(len(self.elements))
@@ -178,6 +192,10 @@ class Potential(Domain, nn.Module):
         create_graph = torch.is_grad_enabled() and (
             self.training or batch.positions.requires_grad
         )
+        if self.compiled and not (create_graph or born_charges or polarizability):
+            answer = self.compiled.answer(self, batch, forces=forces, stress=stress)
+            if answer is not None:
+                return answer
         return respond(
             self.evaluate,
             batch,

@@ -43,6 +43,7 @@ from qeqtrain.nn.irreps import (
     couplings,
     reachable,
 )
+from qeqtrain.nn.knots import Radial, radial_reader
 from qeqtrain.nn.radial import SWITCHED, Bessel, CutoffPower, RadialNetwork, Scaling
 from qeqtrain.nn.tensor_product import DenseProduct
 from qeqtrain.structures import Edges, Structures
@@ -131,7 +132,7 @@ class Layer(nn.Module):
     def forward(
         self,
         x: dict[Irrep, Tensor],
-        radial: Tensor,
+        radial: Radial,
         directions: Tensor,
         edges: Edges,
         atoms: Atoms,
@@ -140,7 +141,7 @@ class Layer(nn.Module):
 
         Args:
             x: by irrep, shape ``(N, 2l + 1, C)``.
-            radial: basis at every pair, shape ``(P, K)``.
+            radial: basis of K functions, at every pair or at knots.
             directions: harmonics of every pair, shape ``(P, Y)``.
             edges: the pairs.
             atoms: what the self-connection reads.
@@ -148,7 +149,7 @@ class Layer(nn.Module):
         Returns:
             By irrep, shape ``(N, 2l + 1, C)``.
         """
-        weights = self.weights(radial)  # (P, C of all paths)
+        weights = radial.through(self.weights)  # (P, C of all paths)
         messages = self.product(
             self.before(x), weights, directions, edges.sender, edges.receiver
         )
@@ -175,6 +176,8 @@ class NequIP(nn.Module):
         radial_functions: Bessel functions.
         radial_width: of the radial networks' hidden layers.
         radial_depth: how many of those.
+        radial_knots: distances at which the radial networks are evaluated, with splines
+            between them (:mod:`~qeqtrain.nn.knots`); ``None``: at every pair.
         cutoff_power: p of the cutoff polynomial, or ``switch``: no change up to 0.5 A before.
         train_bessel: whether the roots of the Bessel functions are trained.
         variant: see the module.
@@ -200,6 +203,7 @@ class NequIP(nn.Module):
         radial_functions: int = 8,
         radial_width: int = 64,
         radial_depth: int = 2,
+        radial_knots: int | None = None,
         cutoff_power: CutoffPower = 6,
         train_bessel: bool = True,
         variant: Variant = "current",
@@ -229,6 +233,7 @@ class NequIP(nn.Module):
         self.n_species = len(elements)
         self.attributes = attributes
         self.basis = Bessel(radial_functions, cutoff, cutoff_power, trainable=train_bessel)
+        self.radial = radial_reader(cutoff, radial_knots, vanishing=True)
         self.harmonics = SphericalHarmonics(l_max)
         self.embedding = nn.Parameter(torch.randn(len(elements) + attributes, sizes[0]))
         self.conditioning = (
@@ -280,7 +285,7 @@ class NequIP(nn.Module):
         vectors = structures.edge_vectors("backbone")  # (P, 3)
         distance = vectors.norm(dim=-1)
         dtype = self.embedding.dtype
-        radial = self.basis(distance).to(dtype)  # (P, K)
+        radial = self.radial(self.basis, distance, dtype)
         unit = vectors / (-distance if self.reverse else distance)[:, None]
         directions = self.harmonics(unit.to(dtype))  # (P, Y)
 

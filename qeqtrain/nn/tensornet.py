@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from qeqtrain.nn.conditioning import ChargeSpinEmbedding, Conditions
+from qeqtrain.nn.knots import Radial, radial_reader
 from qeqtrain.nn.messages import PARTS, gather, spread
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.nn.radial import BASES, cosine_cutoff
@@ -188,13 +189,13 @@ class Embedding(nn.Module):
         self.register_buffer("parity", parity, persistent=False)
 
     def forward(
-        self, z: Tensor, radial: Tensor, envelope: Tensor, unit: Tensor, edges: Edges
+        self, z: Tensor, radial: Radial, envelope: Tensor, unit: Tensor, edges: Edges
     ) -> Tensor:
         """Embed.
 
         Args:
             z: vector of every atom, shape ``(N, C)``.
-            radial: basis at every pair, shape ``(P, K)``.
+            radial: basis of K functions, at every pair or at knots.
             envelope: cutoff function, shape ``(P, 1)``.
             unit: direction from sender to receiver, shape ``(P, 3)``.
             edges: the pairs.
@@ -210,7 +211,7 @@ class Embedding(nn.Module):
         into_receiver = centre.index_select(0, receive) + neighbor.index_select(0, send)
         into_sender = centre.index_select(0, send) + neighbor.index_select(0, receive)
 
-        filters = (envelope * self.filters(radial)).unflatten(1, (3, -1))  # (P, 3, C)
+        filters = (envelope * radial.through(self.filters)).unflatten(1, (3, -1))  # (P, 3, C)
         directions = direction_components(unit)  # (P, 9)
         # Seen from its other end an edge points the other way: A is odd, I and S even.
         turned = directions * self.parity.to(directions.dtype)
@@ -243,9 +244,9 @@ class Interaction(nn.Module):
         self.after = PartwiseLinear(channels, bound=xavier)
         self.products = MatrixProducts()
 
-    def forward(self, x: Tensor, radial: Tensor, envelope: Tensor, edges: Edges) -> Tensor:
+    def forward(self, x: Tensor, radial: Radial, envelope: Tensor, edges: Edges) -> Tensor:
         """Update ``(N, 9, C)``; other shapes as in :class:`Embedding`."""
-        filters = (self.filters(radial) * envelope).unflatten(1, (3, -1))  # (P, 3, C)
+        filters = (radial.through(self.filters) * envelope).unflatten(1, (3, -1))  # (P, 3, C)
         x = normalized(x)
         y = self.before(x)
         m = self.message(y, filters, edges)
@@ -262,6 +263,8 @@ class TensorNet(nn.Module):
         layers: interaction blocks.
         radial_functions: size of the radial basis.
         radial_basis: ``smooth_bessel`` as published, or ``gaussian``.
+        radial_knots: distances at which the radial networks are evaluated, with splines
+            between them (:mod:`~qeqtrain.nn.knots`); ``None``: at every pair.
         convention: whose features a message carries; see the module.
         conditioning: whether total charge, or charge and spin, enter the atoms' embedding.
         elements: atomic numbers the model knows.
@@ -275,6 +278,7 @@ class TensorNet(nn.Module):
         layers: int = 3,
         radial_functions: int = 9,
         radial_basis: RadialBasis = "smooth_bessel",
+        radial_knots: int | None = None,
         convention: Convention = "corrected",
         conditioning: Conditions = "none",
         *,
@@ -285,6 +289,7 @@ class TensorNet(nn.Module):
         self.cutoff = cutoff
         self.out_channels = channels
         self.basis = BASES[radial_basis](radial_functions, cutoff)
+        self.radial = radial_reader(cutoff, radial_knots, vanishing=False)
         self.embedding = Embedding(len(elements), channels, radial_functions, convention)
         self.interactions = nn.ModuleList(
             Interaction(channels, radial_functions, convention) for _ in range(layers)
@@ -331,7 +336,7 @@ class TensorNet(nn.Module):
             z = z + self.conditioning(structures, z)
         unit = (vectors / distance[:, None]).to(z.dtype)
         distance = distance.to(z.dtype)
-        radial = self.basis(distance)
+        radial = self.radial(self.basis, distance, z.dtype)
         envelope = cosine_cutoff(distance, self.cutoff)[:, None]
 
         x = self.embedding(z, radial, envelope, unit, edges)

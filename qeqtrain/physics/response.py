@@ -112,11 +112,18 @@ def respond(
         prediction = replace(prediction, forces=-gradients[0])
     if stress:
         periodic = structures.pbc.all(dim=-1)
-        volume = torch.where(periodic, torch.linalg.det(structures.cell).abs(), 1.0)
+        volume = torch.where(periodic, cell_volumes(structures.cell), 1.0)
         per_volume = gradients[1] / volume[:, None, None]
         per_volume = torch.where(periodic[:, None, None], per_volume, torch.nan)
         prediction = replace(prediction, stress=per_volume)
     return prediction if create_graph else prediction.detach()
+
+
+def cell_volumes(cell: Tensor) -> Tensor:
+    """Volumes of cells ``(B, 3, 3)``, A^3, without the factorisation that compilers lack."""
+    a, b, c = cell.unbind(dim=1)
+    volume: Tensor = (torch.linalg.cross(a, b) * c).sum(dim=-1)
+    return volume.abs()
 
 
 def moment(prediction: Prediction, structures: Structures) -> Tensor:

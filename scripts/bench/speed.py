@@ -32,6 +32,12 @@ PEERS = {
 }
 """By peer, script and options of each program; all run the shared harness."""
 
+COMPILED = "-compiled"
+"""Ending of a program's name that asks for its own compiled mode."""
+
+KNOTS = "-knots"
+"""Ending of ours whose radial networks are evaluated on knots only."""
+
 FEATURES = {"matgl": 64, "nequip": 32}
 """Channels of the comparison, unless given."""
 
@@ -45,6 +51,7 @@ def table(lines: Sequence[Mapping[str, object]], peer: str) -> Iterator[str]:
         "atoms/CPU-s",
         f"CPU vs {peer}",
         "energy+forces, CPU ms",
+        "first step, s",
         "peak RSS, MB",
         "parameters",
     ]
@@ -68,15 +75,17 @@ def table(lines: Sequence[Mapping[str, object]], peer: str) -> Iterator[str]:
                     f"{1000 / seconds:.0f}",
                     share,
                     f"{line['infer_cpu_ms']:.0f}",
+                    f"{line['first_step_s']:.1f}",
                     f"{line['rss_mb']}",
                     f"{line['params']}",
                 ]
             )
-        if len(cost) == len(PEERS[peer]):
-            ratios.append(
-                f"{system}: qeqtrain needs {cost['qeqtrain'] / cost[peer]:.2f} of the "
-                f"CPU time per atom that {peer} needs"
-            )
+        ratios += [
+            f"{system}: {name} needs {seconds / cost[peer]:.2f} of the CPU time per atom that "
+            f"{peer} needs"
+            for name, seconds in cost.items()
+            if peer in cost and name != peer
+        ]
     yield from shared.markdown(header, rows)
     yield ""
     yield from ratios
@@ -98,9 +107,15 @@ def main() -> None:
     parser.add_argument(
         "--order",
         nargs="+",
-        choices=sorted({*PEERS, "qeqtrain"}),
-        help="of the runs (peer, qeqtrain, peer)",
+        choices=sorted(
+            {f"{name}{ending}" for name in (*PEERS, "qeqtrain") for ending in ("", COMPILED)}
+            | {f"qeqtrain{KNOTS}", f"qeqtrain{KNOTS}{COMPILED}"}
+        ),
+        metavar="PROGRAM",
+        help="of the runs (peer, qeqtrain, peer); qeqtrain-compiled and nequip-compiled: in "
+        "its compiled mode; qeqtrain-knots, qeqtrain-knots-compiled: radial networks on knots",
     )
+    parser.add_argument("--knots", type=int, default=64, help="of qeqtrain-knots")
     parser.add_argument(
         "--systems", nargs="+", choices=["periodic", "cluster"], default=["periodic", "cluster"]
     )
@@ -113,18 +128,22 @@ def main() -> None:
     peer = options.peer
     order = options.order or [peer, "qeqtrain", peer]
     options.features = options.features or FEATURES[peer]
-    if foreign := sorted(set(order) - set(PEERS[peer])):
+    programs = {run: run.removesuffix(COMPILED).removesuffix(KNOTS) for run in order}
+    if foreign := sorted(set(programs.values()) - set(PEERS[peer])):
         raise SystemExit(f"--order {foreign[0]}: expected {peer} and qeqtrain")
     pythons = {"qeqtrain": sys.executable, **shared.python_paths(options.python)}
-    if missing := sorted(set(order) - set(pythons)):
+    if missing := sorted(set(programs.values()) - set(pythons)):
         raise SystemExit(f"--python {missing[0]}=PATH is needed to run {missing[0]}")
     lines = []
     for system in options.systems:
-        for program in order:
+        for run in order:
+            program = programs[run]
             words = [pythons[program], *PEERS[peer][program](), "--system", system]
             for name in ("features", "layers", "lmax", "steps"):
                 words += [f"--{name}", str(getattr(options, name))]
-            lines.append({"program": program, **shared.last_json(shared.run(words))})
+            words += ["--compile"] * run.endswith(COMPILED)
+            words += ["--knots", str(options.knots)] * (KNOTS in run)
+            lines.append({"program": run, **shared.last_json(shared.run(words))})
             if options.results:
                 with options.results.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")

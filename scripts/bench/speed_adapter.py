@@ -39,7 +39,13 @@ def qet(args: argparse.Namespace) -> dict[str, Any]:
         hardness="species",
     )
     spec["backbone"]["radial_basis"] = args.radial_basis
+    spec["backbone"] |= knots(args)
     return spec
+
+
+def knots(args: argparse.Namespace) -> dict[str, int]:
+    """Give the option of the backbone that ``--knots`` stands for."""
+    return {"radial_knots": args.knots} if args.knots else {}
 
 
 def nequip(args: argparse.Namespace) -> dict[str, Any]:
@@ -55,6 +61,7 @@ def nequip(args: argparse.Namespace) -> dict[str, Any]:
             "radial_width": 64,
             "radial_depth": 2,
             "train_bessel": False,
+            **knots(args),
         },
         "charge": {"_target_": "qeqtrain.nn.charges.NoCharges"},
         "coupling": {"_target_": "qeqtrain.nn.couplings.FeatureCoupling", "hidden": []},
@@ -118,6 +125,7 @@ def main() -> None:
     parser.add_argument(
         "--radial-basis", default="gaussian", choices=["gaussian", "smooth_bessel"]
     )
+    parser.add_argument("--knots", type=int, help="radial networks are evaluated on so many")
     args = parser.parse_args()
     harness.run(f"qeqtrain-{args.model}", build, args)
 

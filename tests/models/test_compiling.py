@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.io import read, write
+from torch._inductor import config as inductor
 
+from qeqtrain.calculator import QeqCalculator
+from qeqtrain.cli import main
 from qeqtrain.errors import UserMistake
-from qeqtrain.models.compiling import CompiledResponse, _flat, _Graph, _weights
+from qeqtrain.models.compiling import CompiledResponse
+from qeqtrain.models.graph import ResponseGraph, weights_of
+from qeqtrain.models.padding import cut, needs_padding, padded
 from tests.crosses import small_cross
+from tests.models.test_archive import write_checkpoint
 from tests.systems import batch_of, slab, triclinic, water
 
 if TYPE_CHECKING:
@@ -55,13 +67,13 @@ def test_the_graph_equals_the_ordinary_way_for_sizes_it_was_not_made_with(
     backbone: str, charge: str, coupling: str
 ) -> None:
     potential = small_cross(backbone, charge, coupling).train()
-    graph = _Graph(potential, forces=True, stress=True)
+    graph = ResponseGraph(potential, forces=True, stress=True)
     for batch in (
         batch_of([triclinic(), water()], potential),
         batch_of([water(), triclinic(), slab()], potential),
     ):
         expected = potential(batch, forces=True, stress=True)
-        flat = graph.plain(_weights(potential), _flat(batch, graph.consumers))
+        flat = graph.plain(weights_of(potential), graph.flat(batch))
         found = dict(zip(graph.names, flat, strict=True))
         for name, value in found.items():
             torch.testing.assert_close(
@@ -86,18 +98,59 @@ def test_the_graph_equals_the_ordinary_way_for_sizes_it_was_not_made_with(
 def test_parts_that_cannot_be_compiled_are_refused_in_words(
     cross: tuple[str, str, str], part: str
 ) -> None:
-    with pytest.raises(UserMistake, match=rf"{part}.*trainer\.compile=false"):
+    with pytest.raises(UserMistake, match=rf"trainer\.compile .*{part}"):
         CompiledResponse(small_cross(*cross))
 
 
-def test_a_batch_with_a_size_of_one_goes_the_ordinary_way() -> None:
+ALONE = [[water()], [triclinic()], [water()[:2]], [water()[:1]], [water(), water()[:1]]]
+"""One structure, one pair, one atom, no pair at all."""
+
+
+@pytest.mark.parametrize("backbone", ["tensornet", "nequip"])
+@pytest.mark.parametrize("charge", ["none", "diagonal", "local"])
+@pytest.mark.parametrize("atoms", ALONE, ids=lambda atoms: "+".join(map(str, atoms)))
+def test_a_molecule_beside_a_batch_changes_neither_predictions_nor_gradients(
+    backbone: str, charge: str, atoms: list[Atoms]
+) -> None:
+    potential = small_cross(backbone, charge, "feature").train()
+    batch = batch_of(atoms, potential)
+    more = padded(batch)
+    assert not needs_padding(more)
+    assert len(more) == len(batch) + 1
+    expected = potential(batch, forces=True, stress=True)
+    found = cut(potential(more, forces=True, stress=True), batch)
+    for name in vars(expected):
+        if getattr(expected, name) is not None:
+            torch.testing.assert_close(
+                getattr(found, name),
+                getattr(expected, name),
+                rtol=1e-12,
+                atol=1e-12,
+                equal_nan=True,
+            )
+    for a, b in zip(
+        gradients(potential, trained_on(found)),
+        gradients(potential, trained_on(expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_structures_in_a_field_go_the_ordinary_way() -> None:
     potential = small_cross("nequip", "diagonal", "full")
     compiled = CompiledResponse(potential)
     batch = batch_of([water()], potential)
+    batch = replace(batch, electric_field=batch.electric_field + 0.1)
     found = compiled(potential, batch, forces=True, stress=False)
     expected = potential(batch, forces=True, stress=False)
     torch.testing.assert_close(found.energy, expected.energy)
     assert not compiled._graphs
+
+
+@inductor.patch({"cpp.cxx": (None, "no-such-compiler")})
+def test_a_machine_without_a_compiler_is_told_so() -> None:
+    with pytest.raises(UserMistake, match=r"no C\+\+ compiler that runs; install g\+\+"):
+        CompiledResponse(small_cross("tensornet", "none", "feature"))
 
 
 @pytest.mark.slow
@@ -108,8 +161,7 @@ def test_compiled_training_equals_eager_on_ten_shapes(backbone: str) -> None:
     potential = small_cross(backbone, "diagonal", "feature").float().train()
     compiled = CompiledResponse(potential)
     several = [[water()] * k + [triclinic()] * (k % 2 + 1) for k in (1, 2, 3, 7, 12, 40, 150)]
-    alone = [[water()], [triclinic()], [water()[:2]]]  # these go the ordinary way
-    for batch in [batch_of(atoms, potential) for atoms in several + alone]:
+    for batch in [batch_of(atoms, potential) for atoms in several + ALONE]:
         expected = potential(batch, forces=True, stress=True)
         found = compiled(potential, batch, forces=True, stress=True)
         torch.testing.assert_close(found.energy, expected.energy, rtol=1e-6, atol=1e-5)
@@ -119,3 +171,55 @@ def test_compiled_training_equals_eager_on_ten_shapes(backbone: str) -> None:
         whole = torch.cat([g.flatten() for g in theirs]).norm()
         off = torch.cat([(a - b).flatten() for a, b in zip(ours, theirs, strict=True)])
         assert off.norm() < 1e-6 * whole
+
+
+@pytest.fixture
+def _written_only(monkeypatch) -> None:
+    """Leave out the compiler: what was written down runs as it is."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+
+
+@pytest.mark.usefixtures("_written_only")
+def test_no_size_is_too_small_for_training_through_the_graph() -> None:
+    potential = small_cross("nequip", "diagonal", "feature").train()
+    compiled = CompiledResponse(potential)
+    for batch in [batch_of(atoms, potential) for atoms in ALONE]:
+        expected = potential(batch, forces=True, stress=True)
+        found = compiled(potential, batch, forces=True, stress=True)
+        torch.testing.assert_close(found.forces, expected.forces, rtol=1e-11, atol=1e-12)
+        for a, b in zip(
+            gradients(potential, trained_on(found)),
+            gradients(potential, trained_on(expected)),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert len(compiled._graphs) == 1
+
+
+@pytest.mark.usefixtures("_written_only")
+def test_the_calculator_and_the_commands_answer_through_the_graph(tmp_path: Path) -> None:
+    potential = small_cross("nequip", "diagonal", "feature")
+    calculator = QeqCalculator(potential, total_charge=0.0, compiled=True)
+    assert potential.compiled is None  # the caller's potential stays as it is
+    for atoms in (water(), triclinic(), Atoms("Cu")):
+        atoms.calc = QeqCalculator(potential, total_charge=0.0)
+        expected = atoms.get_forces(), atoms.get_charges()
+        atoms.calc = calculator
+        np.testing.assert_allclose(atoms.get_forces(), expected[0], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(atoms.get_charges(), expected[1], rtol=0, atol=1e-12)
+    code = calculator.potential.compiled
+    assert isinstance(code, CompiledResponse)
+    assert set(code._graphs) == {  # molecules and crystals are two questions
+        (True, stress, torch.float64, "cpu") for stress in (False, True)
+    }
+    assert copy.deepcopy(calculator.potential).compiled is code
+    checkpoint = write_checkpoint(tmp_path / "a.ckpt", potential)
+    write(tmp_path / "in.extxyz", [water(), triclinic()])
+    for words in ([], ["--compiled"]):
+        out = str(tmp_path / f"out{len(words)}.extxyz")
+        given = [str(checkpoint), str(tmp_path / "in.extxyz"), out, "data.total_charge=zero"]
+        assert main(["predict", *given, *words]) == 0
+    for one, other in zip(
+        *(read(tmp_path / f"out{n}.extxyz", ":") for n in (0, 1)), strict=True
+    ):
+        np.testing.assert_allclose(one.get_forces(), other.get_forces(), rtol=0, atol=1e-8)

@@ -12,7 +12,7 @@ import torch
 from qeqtrain.calculator import QeqCalculator
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.archive import restore
-from qeqtrain.models.compiling import _flat, _Graph, _weights
+from qeqtrain.models.graph import ResponseGraph, weights_of
 from qeqtrain.models.mixture import Mixture, as_one_set, choose_set
 from qeqtrain.models.potential import Potential, build_potential
 from qeqtrain.structures import Structures
@@ -277,13 +277,13 @@ def test_one_kind_of_charge_has_nothing_to_learn() -> None:
 
 def test_the_graph_that_is_compiled_knows_the_sets() -> None:
     potential: Potential = mixed().train()
-    graph = _Graph(potential, forces=True, stress=False)
+    graph = ResponseGraph(potential, forces=True, stress=False)
     for batch in (
         as_set(batch_of([water(), triclinic()], potential), 0, 1),
         as_set(batch_of([triclinic(), water(), water()], potential), 1, 0, 2),
     ):
         expected = potential(batch, forces=True, stress=False)
-        flat = graph.plain(_weights(potential), _flat(batch, graph.consumers))
+        flat = graph.plain(weights_of(potential), graph.flat(batch))
         for name, value in zip(graph.names, flat, strict=True):
             wanted = getattr(expected, name)
             torch.testing.assert_close(value, wanted, rtol=1e-11, atol=1e-11, equal_nan=True)

@@ -17,6 +17,7 @@ from qeqtrain.errors import UserMistake
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.nn.gate import JAX_SILU_GAIN, SILU_GAIN, TANH_GAIN, Gate, silu
 from qeqtrain.nn.irreps import SCALAR, Irrep
+from qeqtrain.nn.knots import Radial
 from qeqtrain.nn.nequip import Layer, NequIP
 from qeqtrain.structures import Structure, Structures, collate
 from tests.systems import ELEMENTS, slab, triclinic, water
@@ -174,7 +175,7 @@ def test_a_layer_is_that_of_e3nn_on_the_full_list(
     both = torch.cat([vectors, -vectors])
     expected = e3nn_layer(layer, x, radial, both, s, attributes)
     directions = net.harmonics(vectors / vectors.norm(dim=1, keepdim=True))
-    found = layer(x, radial, directions, s.edges["backbone"], inputs)
+    found = layer(x, Radial(radial), directions, s.edges["backbone"], inputs)
     assert found.keys() == expected.keys()
     for irrep, tensor in expected.items():
         torch.testing.assert_close(found[irrep], tensor, rtol=0, atol=1e-12)
