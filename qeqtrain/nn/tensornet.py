@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from qeqtrain.nn.conditioning import ChargeSpinEmbedding, Conditions
 from qeqtrain.nn.forms import Gathered, Spread, Summed
+from qeqtrain.nn.matrices import MatrixProducts
 from qeqtrain.nn.messages import PARTS, gather, spread
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.nn.radial import BASES, cosine_cutoff
@@ -35,24 +36,6 @@ from qeqtrain.structures import Edges, Structures
 
 Convention = Literal["corrected", "legacy"]
 RadialBasis = Literal["smooth_bessel", "gaussian"]
-
-
-def matrix_basis() -> Tensor:
-    """List the nine orthonormal 3x3 matrices: trace, antisymmetric, traceless symmetric.
-
-    Returns:
-        float64, shape ``(9, 3, 3)``.
-    """
-    basis = torch.zeros(9, 3, 3, dtype=torch.float64)
-    basis[0] = torch.eye(3, dtype=basis.dtype) / math.sqrt(3.0)
-    half = math.sqrt(0.5)
-    for k, (i, j) in enumerate([(1, 2), (2, 0), (0, 1)]):
-        basis[1 + k, i, j], basis[1 + k, j, i] = -half, half
-    diagonal = torch.tensor([[1.0, -1.0, 0.0], [-1.0, -1.0, 2.0]], dtype=basis.dtype)
-    basis[4:6] = torch.diag_embed(diagonal / diagonal.norm(dim=1, keepdim=True))
-    for k, (i, j) in enumerate([(0, 1), (0, 2), (1, 2)]):
-        basis[6 + k, i, j] = basis[6 + k, j, i] = half
-    return basis
 
 
 def direction_components(unit: Tensor) -> Tensor:
@@ -107,37 +90,6 @@ class PartwiseLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, 9, C)`` to ``(N, 9, C)``."""
         return torch.cat([p @ w.T for p, w in zip(parts(x), self.weight, strict=True)], dim=-2)
-
-
-class MatrixProducts(nn.Module):
-    """Products of the matrices of every atom and channel, on their components."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("basis", matrix_basis().reshape(9, 9), persistent=False)
-
-    def anticommutator(self, a: Tensor, b: Tensor) -> Tensor:
-        """Work out {a, b} = ab + ba, shape ``(N, 9, C)``."""
-        a, b = self._matrix(a), self._matrix(b)
-        return self._components(self._product(a, b) + self._product(b, a))
-
-    def square(self, a: Tensor) -> Tensor:
-        """Multiply ``(N, 9, C)`` by itself: half of {a, a}."""
-        a = self._matrix(a)
-        return self._components(self._product(a, a))
-
-    @staticmethod
-    def _product(a: Tensor, b: Tensor) -> Tensor:
-        """Multiply matrices, ``(N, 3, 3, C)``."""
-        return (a[:, :, :, None] * b[:, None]).sum(dim=2)
-
-    def _matrix(self, components: Tensor) -> Tensor:
-        """Write out the matrices, ``(N, 3, 3, C)``."""
-        return (self.basis.to(components.dtype).T @ components).unflatten(1, (3, 3))
-
-    def _components(self, matrix: Tensor) -> Tensor:
-        """Write ``(N, 3, 3, C)`` in the basis."""
-        return self.basis.to(matrix.dtype) @ matrix.flatten(1, 2)
 
 
 def weighted(x: Tensor, weights: Tensor) -> Tensor:
