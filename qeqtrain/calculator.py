@@ -14,7 +14,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from qeqtrain.fragments import CHARGES, COLUMN, POTENTIALS
 from qeqtrain.models.archive import own_potential
 from qeqtrain.models.domain import FIELD_KEY, stated_field
+from qeqtrain.models.memory import Memory, checked_memory
 from qeqtrain.models.potential import Potential
+from qeqtrain.neighbors import SkinnedLists
 
 
 class QeqCalculator(Calculator):
@@ -38,11 +40,15 @@ class QeqCalculator(Calculator):
             are wanted; the main one unless given.
         compiled: predict through compiled code: that of the package beside an exported file,
             which runs code of the file's maker, or else made at the first step, in minutes.
+        skin: A; pairs that far beyond the cutoffs are kept, so that neighbour lists are made
+            anew only when atoms have moved by half of it. Results do not depend on it.
+        memory: ``small``: intermediates are worked out twice rather than kept, a tenth of the
+            memory; ``plain``: they are kept; ``auto``: by size.
 
     Raises:
-        UserMistake: no such data set; at a calculation: an element or a charge state the model
-            does not know, no total charge for a model that was trained on several, or a field
-            to which it has no answer.
+        UserMistake: no such data set, a skin below zero; at a calculation: an element or a
+            charge state the model does not know, no total charge for a model that was trained
+            on several, or a field to which it has no answer.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -64,6 +70,8 @@ class QeqCalculator(Calculator):
         unseen_charge_states: Literal["error", "allow"] | None = None,
         data_set: str | None = None,
         compiled: bool = False,
+        skin: float = 0.5,
+        memory: Memory = "auto",
     ) -> None:
         super().__init__()
         self.potential = own_potential(
@@ -74,6 +82,8 @@ class QeqCalculator(Calculator):
             unseen_charge_states=unseen_charge_states,
             compiled=compiled,
         )
+        self.potential.memory = checked_memory(memory)
+        self.lists = SkinnedLists(skin)
         self.total_charge = total_charge
         self.electric_field = stated_field({}, electric_field)
         self._info: tuple[Any, ...] = ()
@@ -91,11 +101,13 @@ class QeqCalculator(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Evaluate the potential once for all properties."""
+        """Evaluate the potential once for all properties; stress costs nothing measurable."""
         super().calculate(atoms, properties, system_changes)
         self._info = self._stated(self.atoms)
         periodic = bool(np.all(self.atoms.pbc))
-        batch = self.potential.structures_of(self.atoms, self.total_charge, self.electric_field)
+        batch = self.potential.structures_of(
+            self.atoms, self.total_charge, self.electric_field, self.lists
+        )
         batch = batch.to(self.potential.device)
         found = self.potential(batch, forces=True, stress=periodic)
         energy = float(found.energy[0])

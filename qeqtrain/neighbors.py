@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import vesin
 
+from qeqtrain.errors import UserMistake
 from qeqtrain.structures import Pairs, Structure
 
 Reach = float | Callable[[Structure], float]
@@ -93,3 +94,98 @@ def with_pairs(structure: Structure, cutoffs: Mapping[str, Reach]) -> Structure:
             found[cutoff] = known
         pairs[consumer] = known
     return replace(structure, pairs=pairs)
+
+
+@dataclass
+class _Kept:
+    """Pairs found at one geometry, with what tells how far another is from it."""
+
+    pairs: Pairs  # up to the cutoff then, and the skin
+    positions: np.ndarray
+    inverse: np.ndarray  # of the completed cell
+
+
+class SkinnedLists:
+    r"""Neighbour lists of a structure that moves: found rarely, then shortened to the cutoff.
+
+    Pairs are listed up to the cutoff and a skin beyond. With the strain F that leads from the
+    cell then to the cell now, and u the farthest that an atom has moved beside it and beside
+    the motion of all, no other pair has come within the cutoff as long as
+
+    .. math:: (r_c + 2u)\, \lVert F^{-1} \rVert \le r_c^{then} + \mathrm{skin} .
+
+    What is given out are the pairs within the cutoff, the same as in a list made anew.
+
+    Args:
+        skin: A; with 0 every list is made anew.
+
+    Raises:
+        UserMistake: a skin below zero.
+    """
+
+    def __init__(self, skin: float) -> None:
+        if not 0.0 <= skin < math.inf:
+            raise UserMistake(f"skin={skin}: expected 0 or more, A")
+        self.skin = skin
+        self.built = 0
+        """Lists made anew so far."""
+        self._kept: dict[str, _Kept] = {}
+        self._kind: tuple[int, bytes] = (0, b"")
+
+    def __call__(self, structure: Structure, cutoffs: Mapping[str, Reach]) -> Structure:
+        """Do what :func:`with_pairs` does."""
+        kind = len(structure), np.asarray(structure.pbc, dtype=bool).tobytes()
+        if kind != self._kind:
+            self._kept, self._kind = {}, kind
+        found: dict[float, Pairs] = {}
+        pairs = {}
+        for consumer, reach in cutoffs.items():
+            cutoff = reach(structure) if callable(reach) else reach
+            if cutoff not in found:
+                found[cutoff] = self._pairs(structure, consumer, cutoff)
+            pairs[consumer] = found[cutoff]
+        return replace(structure, pairs=pairs)
+
+    def _pairs(self, structure: Structure, consumer: str, cutoff: float) -> Pairs:
+        if not self.skin or not len(structure) or math.isinf(cutoff):
+            self.built += 1
+            return find_pairs(structure, cutoff)
+        cell = completed_cell(structure.cell, structure.pbc)
+        kept = self._kept.get(consumer)
+        if kept is None or not self._holds(kept, structure.positions, cell, cutoff):
+            self.built += 1
+            kept = _Kept(
+                find_pairs(structure, cutoff + self.skin),
+                structure.positions,
+                np.linalg.inv(cell),
+            )
+            self._kept[consumer] = kept
+        return _within(kept.pairs, structure.positions, cell, cutoff)
+
+    @staticmethod
+    def _holds(kept: _Kept, positions: np.ndarray, cell: np.ndarray, cutoff: float) -> bool:
+        strain = kept.inverse @ cell
+        moved = positions - kept.positions @ strain
+        moved -= moved.mean(axis=0)
+        farthest = math.sqrt((moved * moved).sum(axis=1).max())
+        # NaN fails the comparison, as it should.
+        stretch = np.linalg.norm(np.linalg.inv(strain), ord=2)
+        return bool((cutoff + 2.0 * farthest) * stretch <= kept.pairs.cutoff)
+
+
+def _within(pairs: Pairs, positions: np.ndarray, cell: np.ndarray, cutoff: float) -> Pairs:
+    """Choose the pairs whose distance is within a cutoff."""
+    squares = np.zeros(len(pairs))
+    for axis in range(3):
+        row = np.ascontiguousarray(positions[:, axis])
+        along = row.take(pairs.receiver)
+        along -= row.take(pairs.sender)
+        along += pairs.shift @ cell[:, axis]
+        squares += np.square(along, out=along)
+    near = np.flatnonzero(squares <= cutoff * cutoff)
+    return Pairs(
+        pairs.sender.take(near),
+        pairs.receiver.take(near),
+        pairs.shift.take(near, axis=0),
+        cutoff,
+    )

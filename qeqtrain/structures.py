@@ -237,8 +237,11 @@ class Structures:
     def edge_vectors(self, consumer: str) -> Tensor:
         """Vectors from sender to receiver of one consumer's pairs, A, shape ``(P, 3)``."""
         edges = self.edges[consumer]
-        cell = self.cell.index_select(0, self.batch.index_select(0, edges.sender))
-        image = torch.einsum("pa,pab->pb", edges.shift, cell)
+        if len(self) == 1:  # a large crystal: no cell for every pair
+            image = edges.shift @ self.cell[0]
+        else:
+            cell = self.cell.index_select(0, self.batch.index_select(0, edges.sender))
+            image = torch.einsum("pa,pab->pb", edges.shift, cell)
         ends = self.positions.index_select(0, edges.receiver)
         return ends - self.positions.index_select(0, edges.sender) + image
 

@@ -230,3 +230,49 @@ def test_a_field_that_has_no_answer_is_refused_in_words(gaussian: QeqCalculator)
     )
     with pytest.raises(UserMistake, match="no charges that could follow"):
         atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("charge", ["diagonal", "gaussian", "polarizable"])
+def test_a_skin_changes_neither_energies_nor_forces(charge: str) -> None:
+    potential = small_cross("tensornet", charge, "full")
+    kept, anew = QeqCalculator(potential, skin=0.8), QeqCalculator(potential, skin=0.0)
+    atoms = triclinic()
+    atoms.info["charge"] = 0.0
+    rng = np.random.default_rng(1)
+    steps = 12
+    for step in range(steps):
+        atoms.positions += 0.02 * rng.normal(size=atoms.positions.shape)
+        atoms.set_cell(
+            atoms.cell.array @ (np.eye(3) + 0.003 * rng.normal(size=(3, 3))), scale_atoms=True
+        )
+        if step == 4:
+            atoms += Atoms("Mg", [[2.1, 1.0, 1.2]])
+        if step == 8:
+            atoms.numbers[[0, 1]] = [29, 12]
+        found = {}
+        for calculator in (kept, anew):
+            atoms.calc = calculator
+            found[calculator] = atoms.get_potential_energy(), atoms.get_forces()
+            found[calculator] += (atoms.get_stress(), atoms.get_charges())
+        for a, b in zip(found[kept], found[anew], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+    assert kept.lists.built <= 0.5 * anew.lists.built
+
+
+def test_dynamics_with_a_skin_is_the_dynamics_without() -> None:
+    potential = small_qet()
+    paths = []
+    for skin in (0.0, 0.5):
+        atoms = triclinic()
+        atoms.calc = QeqCalculator(potential, skin=skin)
+        VelocityVerlet(atoms, 2.0 * units.fs).run(15)
+        paths.append(atoms.positions)
+    np.testing.assert_allclose(*paths, rtol=0, atol=1e-10)
+
+
+def test_memory_and_skin_without_sense_are_mistakes() -> None:
+    with pytest.raises(UserMistake, match="skin=-1"):
+        QeqCalculator(small_qet(), skin=-1)
+    with pytest.raises(UserMistake, match="memory=tiny: expected one of auto, small, plain"):
+        QeqCalculator(small_qet(), memory="tiny")
+    assert QeqCalculator(small_qet(), memory="small").potential.memory == "small"

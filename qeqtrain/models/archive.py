@@ -136,7 +136,7 @@ def own_potential(
         )
     if unseen_charge_states is not None:
         potential.unseen_charge_states = checked_policy(unseen_charge_states)
-    return potential
+    return potential.requires_grad_(False)  # else more is kept for gradients nobody asks for
 
 
 def export(

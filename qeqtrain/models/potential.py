@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.domain import Domain
+from qeqtrain.models.memory import Memory, checked_memory, spares_memory
 from qeqtrain.models.mixture import Mixture
 from qeqtrain.models.parts import build_part
 from qeqtrain.models.references import ChargeReferences, build_charge_references
@@ -27,6 +28,7 @@ from qeqtrain.nn.atomic_dipoles import AtomicDipoles
 from qeqtrain.nn.charges import ChargeResponse, Charges
 from qeqtrain.physics.coulomb import dipole
 from qeqtrain.physics.fields import in_field
+from qeqtrain.physics.recomputing import recomputing
 from qeqtrain.physics.response import respond
 from qeqtrain.structures import Prediction, Structures
 
@@ -106,6 +108,8 @@ class Potential(Domain, nn.Module):
         self.conventions = dict(conventions or {})
         self.spec = dict(spec or {})
         self.compiled: Compiled | None = None
+        self.memory: Memory = "auto"
+        """How evaluations that are not trained spend memory: ``auto``, ``small``, ``plain``."""
         self.unseen_charge_states = str(self.conventions.get("unseen_charge_states", "error"))
         index = torch.full((len(chemical_symbols),), -1)
         index[list(self.elements)] = torch.arange(len(self.elements))
@@ -196,16 +200,18 @@ class Potential(Domain, nn.Module):
             answer = self.compiled.answer(self, batch, forces=forces, stress=stress)
             if answer is not None:
                 return answer
-        return respond(
-            self.evaluate,
-            batch,
-            forces=forces,
-            stress=stress,
-            create_graph=create_graph,
-            born_charges=born_charges is not False and self.has_charges,
-            polarizability=polarizability is not False and self.has_charges,
-            field=self.field,
-        )
+        small = not create_graph and spares_memory(checked_memory(self.memory), batch)
+        with recomputing(small):
+            return respond(
+                self.evaluate,
+                batch,
+                forces=forces,
+                stress=stress,
+                create_graph=create_graph,
+                born_charges=born_charges is not False and self.has_charges,
+                polarizability=polarizability is not False and self.has_charges,
+                field=self.field,
+            )
 
     def evaluate(self, structures: Structures) -> Prediction:
         r"""Energy and charges of a batch, without derivatives.

@@ -52,12 +52,21 @@ class Radial(NamedTuple):
     weights: Tensor | None = None
     fit: Tensor | None = None
 
+    @property
+    def rows(self) -> Tensor:
+        """What every pair reads: its functions, or its B-splines."""
+        return self.values if self.weights is None else self.weights
+
+    def reader(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Make what gives a network's output, ``(p, W)``, from the rows of any p pairs."""
+        if self.weights is None or self.fit is None:
+            return network
+        coefficients = self.fit @ network(self.values)
+        return lambda rows: rows @ coefficients
+
     def through(self, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Give a network's output at every pair, ``(P, W)``."""
-        found = network(self.values)
-        if self.weights is None or self.fit is None:
-            return found
-        return self.weights @ (self.fit @ found)
+        return self.reader(network)(self.rows)
 
 
 Basis = Callable[[Tensor], Tensor]

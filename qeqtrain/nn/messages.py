@@ -46,7 +46,7 @@ def gather(x: Tensor, filters: Tensor, sender: Tensor, receiver: Tensor) -> Tens
         Shape ``(N, 9, C)``; differentiable any number of times.
     """
     if traced():
-        wide, total = _widen(filters), torch.zeros_like(x)
+        wide, total = widen(filters), torch.zeros_like(x)
         total = total.index_add(0, receiver, wide * x.index_select(0, sender))
         return total.index_add(0, sender, wide * x.index_select(0, receiver))
     return _Gather.apply(x, filters, sender, receiver)
@@ -68,7 +68,7 @@ def spread(weights: Tensor, directions: Tensor, target: Tensor, atoms: int) -> T
     """
     if traced():
         total = weights.new_zeros((atoms, 9, weights.shape[-1]))
-        return total.index_add(0, target, _widen(weights) * directions[:, :, None])
+        return total.index_add(0, target, widen(weights) * directions[:, :, None])
     return _Spread.apply(weights, directions, target, atoms)
 
 
@@ -85,12 +85,12 @@ def _part_of_component(device: torch.device) -> Tensor:
     return torch.arange(3, device=device).repeat_interleave(torch.tensor(PARTS, device=device))
 
 
-def _widen(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     """Repeat ``(K, 3, C)`` along its parts to ``(K, 9, C)``."""
     return x.index_select(1, _part_of_component(x.device))
 
 
-def _narrow(x: Tensor, out: Tensor) -> None:
+def narrow(x: Tensor, out: Tensor) -> None:
     """Sum ``(K, 9, C)`` over the components of every part into ``(K, 3, C)``."""
     for k, part in enumerate(x.split(PARTS, dim=1)):
         torch.sum(part, dim=1, out=out[:, k])
@@ -104,7 +104,7 @@ class _Gather(Function):
         ctx.save_for_backward(x, f, s, r)
         total = torch.zeros_like(x)
         for block in _blocks(len(s), x):
-            wide, ends = _widen(f[block]), (s[block], r[block])
+            wide, ends = widen(f[block]), (s[block], r[block])
             total.index_add_(0, ends[1], x.index_select(0, ends[0]).mul_(wide))
             total.index_add_(0, ends[0], wide.mul_(x.index_select(0, ends[1])))
         return total
@@ -128,7 +128,7 @@ class _Overlap(Function):
             ends = s[block], r[block]
             product = x.index_select(0, ends[0]).mul_(y.index_select(0, ends[1]))
             product.addcmul_(x.index_select(0, ends[1]), y.index_select(0, ends[0]))
-            _narrow(product, out[block])
+            narrow(product, out[block])
         return out
 
     @staticmethod
@@ -147,7 +147,7 @@ class _Spread(Function):
         ctx.save_for_backward(w, d, t)
         total = w.new_zeros((atoms, 9, w.shape[-1]))
         for block in _blocks(len(t), w):
-            total.index_add_(0, t[block], _widen(w[block]).mul_(d[block, :, None]))
+            total.index_add_(0, t[block], widen(w[block]).mul_(d[block, :, None]))
         return total
 
     @staticmethod
@@ -166,7 +166,7 @@ class _SpreadWeights(Function):
         ctx.save_for_backward(d, y, t)
         out = y.new_empty((len(t), 3, y.shape[-1]))
         for block in _blocks(len(t), y):
-            _narrow(y.index_select(0, t[block]).mul_(d[block, :, None]), out[block])
+            narrow(y.index_select(0, t[block]).mul_(d[block, :, None]), out[block])
         return out
 
     @staticmethod
@@ -185,7 +185,7 @@ class _SpreadDirections(Function):
         ctx.save_for_backward(w, y, t)
         out = w.new_empty((len(t), 9))
         for block in _blocks(len(t), w):
-            product = y.index_select(0, t[block]).mul_(_widen(w[block]))
+            product = y.index_select(0, t[block]).mul_(widen(w[block]))
             torch.sum(product, dim=-1, out=out[block])
         return out
 

@@ -24,7 +24,7 @@ Three variants of the same idea are one switch here:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -46,6 +46,7 @@ from qeqtrain.nn.irreps import (
 from qeqtrain.nn.knots import Radial, radial_reader
 from qeqtrain.nn.radial import SWITCHED, Bessel, CutoffPower, RadialNetwork, Scaling
 from qeqtrain.nn.tensor_product import DenseProduct
+from qeqtrain.physics.recomputing import by_rows, recomputed
 from qeqtrain.structures import Edges, Structures
 
 Variant = Literal["current", "lr", "reaxnet"]
@@ -149,17 +150,29 @@ class Layer(nn.Module):
         Returns:
             By irrep, shape ``(N, 2l + 1, C)``.
         """
-        weights = radial.through(self.weights)  # (P, C of all paths)
-        messages = self.product(
-            self.before(x), weights, directions, edges.sender, edges.receiver
-        )
-        y = self.after(messages, self.scale)
-        if self.self_connection is not None:
-            for irrep, own in self.self_connection(
-                x, atoms.table, atoms.species, atoms.own
-            ).items():
-                y[irrep] = y[irrep] + own
-        return self.gate(y)
+        sent = _by_rows(self.before, x)
+        ends = edges.sender, edges.receiver
+        if recomputed() and isinstance(self.product, DenseProduct):
+            received = self.product.streamed(
+                sent, radial.reader(self.weights), radial.rows, directions, *ends
+            )
+        else:
+            weights = radial.through(self.weights)  # (P, C of all paths)
+            received = self.product(sent, weights, directions, *ends)
+
+        def updated(
+            received: dict[Irrep, Tensor],
+            x: dict[Irrep, Tensor],
+            species: Tensor,
+            own: Tensor | None,
+        ) -> dict[Irrep, Tensor]:
+            y = self.after(received, self.scale)
+            if self.self_connection is not None:
+                kept = self.self_connection(x, atoms.table, species, own)
+                y |= {irrep: y[irrep] + mixed for irrep, mixed in kept.items()}
+            return self.gate(y)
+
+        return _by_rows(updated, received, x, atoms.species, atoms.own)
 
 
 class NequIP(nn.Module):
@@ -322,6 +335,31 @@ class NequIP(nn.Module):
             Atoms(species, table, extra) if self.current else Atoms(species, None, attributes)
         )
         return z[:, None], atoms
+
+
+def _by_rows(
+    function: Callable[..., dict[Irrep, Tensor]], *inputs: dict[Irrep, Tensor] | Tensor | None
+) -> dict[Irrep, Tensor]:
+    """Do what :func:`~qeqtrain.physics.recomputing.by_rows` does, for tensors by irrep."""
+    if not recomputed():
+        return function(*inputs)
+    flat = [t for x in inputs for t in (x.values() if isinstance(x, dict) else [x])]
+    irreps: list[Irrep] = []
+
+    def of_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+        left = iter(tensors)
+        given = [
+            dict(zip(x, left, strict=False))
+            if isinstance(x, dict)
+            else (None if x is None else next(left))
+            for x in inputs
+        ]
+        found = function(*given)
+        irreps[:] = found
+        return tuple(found.values())
+
+    rows = by_rows(of_rows, *(t for t in flat if t is not None))
+    return dict(zip(irreps, [rows] if isinstance(rows, Tensor) else rows, strict=True))
 
 
 def _sizes(channels: int | Sequence[int], l_max: int) -> list[int]:

@@ -77,7 +77,7 @@ def tensor_messages(
         Shape ``(N, K, C)``; differentiable any number of times.
     """
     if traced():
-        every = _Block(ways, sender, receiver, slice(None))
+        every = EdgeBlock(ways, sender, receiver, slice(None))
         out = every.product(every.matrix(y), x.index_select(0, every.start))
         out = every.weighted(out, every.widen(w))
         total = x.new_zeros((x.shape[0], len(ways.path), x.shape[-1]))
@@ -92,7 +92,7 @@ def _blocks(pairs: int, like: Tensor) -> Iterator[slice]:
         yield slice(start, min(pairs, start + size))
 
 
-class _Block:
+class EdgeBlock:
     """The edges, in both directions, of one block of pairs.
 
     The first half of all its tensors are edges from sender to receiver, the second half those
@@ -161,7 +161,7 @@ class _Message(Function):
         ctx.ways = ways
         total = x.new_zeros((x.shape[0], len(ways.path), x.shape[-1]))
         for part in _blocks(len(s), x):
-            block = _Block(ways, s, r, part)
+            block = EdgeBlock(ways, s, r, part)
             out = block.product(block.matrix(y), x.index_select(0, block.start))
             out.unflatten(0, (2, -1)).mul_(block.widen(w))
             total.index_add_(0, block.end, out)
@@ -197,7 +197,7 @@ class _Gradient(Function):
         by_w = torch.zeros_like(w) if not needs[1] else torch.empty_like(w)
         by_y = torch.zeros_like(y)
         for part in _blocks(len(s), x):
-            block = _Block(ways, s, r, part)
+            block = EdgeBlock(ways, s, r, part)
             m, there = block.matrix(y), x.index_select(0, block.start)
             here = g.index_select(0, block.end)
             u = block.weighted(here, block.widen(w))
@@ -264,7 +264,7 @@ def _second(
     by_x, by_g = torch.zeros_like(x), torch.zeros_like(g)
     by_w, by_y = torch.empty_like(w), torch.empty_like(y)
     for part in _blocks(len(s), x):
-        block = _Block(ways, s, r, part)
+        block = EdgeBlock(ways, s, r, part)
         m, vm = block.matrix(y), block.matrix(vy)
         there, v_there = x.index_select(0, block.start), vx.index_select(0, block.start)
         here = g.index_select(0, block.end)

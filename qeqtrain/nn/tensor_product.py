@@ -15,12 +15,14 @@ launching. :mod:`~qeqtrain.nn.tensor_messages` evaluates and differentiates it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from qeqtrain.nn.forms import Coupled
 from qeqtrain.nn.irreps import Irrep, Path, clebsch_gordan, families, in_memory, slices
+from qeqtrain.nn.streamed import streamed
 from qeqtrain.nn.tensor_messages import Ways, tensor_messages
 
 
@@ -85,21 +87,66 @@ class DenseProduct(nn.Module):
             By irrep, shape ``(N, 2l + 1, C of all paths to it)``; paths in the order of
             ``paths``.
         """
-        parts: dict[Irrep, list[Tensor]] = {}
-        first = start = 0
-        for k, (family, channels, blocks) in enumerate(self.groups):
-            couple = getattr(self, f"couple_{k}").to(weights.dtype)  # (Y, K, D)
+        joint, groups = self._joint(x), self._ways(weights.dtype)
+        totals = []
+        for there, (ways, columns) in zip(joint, groups, strict=True):
+            w = weights[:, columns].unflatten(1, (ways.paths, -1))
+            totals.append(tensor_messages(there, w, directions, sender, receiver, ways))
+        return self._by_irrep(totals)
+
+    def streamed(
+        self,
+        x: Mapping[Irrep, Tensor],
+        make: Callable[[Tensor], Tensor],
+        radial: Tensor,
+        directions: Tensor,
+        sender: Tensor,
+        receiver: Tensor,
+    ) -> dict[Irrep, Tensor]:
+        """Sum the messages without ever holding the weights of all pairs; see forward.
+
+        Args:
+            x: as above.
+            make: weights ``(P, W)`` from the radial functions of P pairs.
+            radial: functions of all pairs, shape ``(P, K)``.
+            directions: as above.
+            sender: as above.
+            receiver: as above.
+        """
+        form = Coupled(sender, receiver, self._ways(directions.dtype))
+        terms = (*self._joint(x), directions)
+        return self._by_irrep(streamed(form, len(sender), make, terms, (radial,)))
+
+    def _joint(self, x: Mapping[Irrep, Tensor]) -> list[Tensor]:
+        """Lay the tensors of every group side by side, ``(N, D, C)``."""
+        found = []
+        for family, _, _ in self.groups:
+            there = [x[irrep] for irrep in family]
+            found.append(there[0] if len(there) == 1 else torch.cat(there, dim=1))
+        return found
+
+    def _ways(self, dtype: torch.dtype) -> list[tuple[Ways, slice]]:
+        """Couplings of every group, and the columns of its weights."""
+        found = []
+        start = 0
+        parity = self.parity.to(dtype)
+        for k, (_, channels, blocks) in enumerate(self.groups):
+            couple = getattr(self, f"couple_{k}").to(dtype)  # (Y, K, D)
             back = couple.transpose(1, 2).flatten(1).T  # (D * K, Y)
             path = getattr(self, f"path_{k}")
-            ways = Ways(couple.flatten(1), back, self.parity.to(weights.dtype), path, blocks)
-            w = weights[:, start : start + ways.paths * channels].unflatten(1, (-1, channels))
-            there = [x[irrep] for irrep in family]
-            joint = there[0] if len(there) == 1 else torch.cat(there, dim=1)  # (N, D, C)
-            total = tensor_messages(joint, w, directions, sender, receiver, ways)
-            for (_, n), out in zip(blocks, ways.split(total), strict=True):
+            ways = Ways(couple.flatten(1), back, parity, path, blocks)
+            found.append((ways, slice(start, start + ways.paths * channels)))
+            start += ways.paths * channels
+        return found
+
+    def _by_irrep(self, totals: Sequence[Tensor]) -> dict[Irrep, Tensor]:
+        """Sort what the groups give, ``(N, K, C)``, by irrep."""
+        parts: dict[Irrep, list[Tensor]] = {}
+        first = 0
+        for total, (ways, _) in zip(totals, self._ways(totals[0].dtype), strict=True):
+            for (_, n), out in zip(ways.blocks, ways.split(total), strict=True):
                 parts.setdefault(self.paths[first].out, []).append(out.flatten(-2))
                 first += n
-            start += ways.paths * channels
         return {
             irrep: p[0] if len(p) == 1 else torch.cat(p, dim=-1) for irrep, p in parts.items()
         }

@@ -18,39 +18,25 @@ Two conventions exist under the name QET, and both are one switch here:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from qeqtrain.nn.conditioning import ChargeSpinEmbedding, Conditions
+from qeqtrain.nn.forms import Gathered, Spread, Summed
 from qeqtrain.nn.knots import Radial, radial_reader
+from qeqtrain.nn.matrices import MatrixProducts
 from qeqtrain.nn.messages import PARTS, gather, spread
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.nn.radial import BASES, cosine_cutoff
+from qeqtrain.nn.streamed import streamed
+from qeqtrain.physics.recomputing import by_rows, recomputed
 from qeqtrain.structures import Edges, Structures
 
 Convention = Literal["corrected", "legacy"]
 RadialBasis = Literal["smooth_bessel", "gaussian"]
-
-
-def matrix_basis() -> Tensor:
-    """List the nine orthonormal 3x3 matrices: trace, antisymmetric, traceless symmetric.
-
-    Returns:
-        float64, shape ``(9, 3, 3)``.
-    """
-    basis = torch.zeros(9, 3, 3, dtype=torch.float64)
-    basis[0] = torch.eye(3, dtype=basis.dtype) / math.sqrt(3.0)
-    half = math.sqrt(0.5)
-    for k, (i, j) in enumerate([(1, 2), (2, 0), (0, 1)]):
-        basis[1 + k, i, j], basis[1 + k, j, i] = -half, half
-    diagonal = torch.tensor([[1.0, -1.0, 0.0], [-1.0, -1.0, 2.0]], dtype=basis.dtype)
-    basis[4:6] = torch.diag_embed(diagonal / diagonal.norm(dim=1, keepdim=True))
-    for k, (i, j) in enumerate([(0, 1), (0, 2), (1, 2)]):
-        basis[6 + k, i, j] = basis[6 + k, j, i] = half
-    return basis
 
 
 def direction_components(unit: Tensor) -> Tensor:
@@ -107,57 +93,15 @@ class PartwiseLinear(nn.Module):
         return torch.cat([p @ w.T for p, w in zip(parts(x), self.weight, strict=True)], dim=-2)
 
 
-class MatrixProducts(nn.Module):
-    """Products of the matrices of every atom and channel, on their components."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("basis", matrix_basis().reshape(9, 9), persistent=False)
-
-    def anticommutator(self, a: Tensor, b: Tensor) -> Tensor:
-        """Work out {a, b} = ab + ba, shape ``(N, 9, C)``."""
-        a, b = self._matrix(a), self._matrix(b)
-        return self._components(self._product(a, b) + self._product(b, a))
-
-    def square(self, a: Tensor) -> Tensor:
-        """Multiply ``(N, 9, C)`` by itself: half of {a, a}."""
-        a = self._matrix(a)
-        return self._components(self._product(a, a))
-
-    @staticmethod
-    def _product(a: Tensor, b: Tensor) -> Tensor:
-        """Multiply matrices, ``(N, 3, 3, C)``."""
-        return (a[:, :, :, None] * b[:, None]).sum(dim=2)
-
-    def _matrix(self, components: Tensor) -> Tensor:
-        """Write out the matrices, ``(N, 3, 3, C)``."""
-        return (self.basis.to(components.dtype).T @ components).unflatten(1, (3, 3))
-
-    def _components(self, matrix: Tensor) -> Tensor:
-        """Write ``(N, 3, 3, C)`` in the basis."""
-        return self.basis.to(matrix.dtype) @ matrix.flatten(1, 2)
+def weighted(x: Tensor, weights: Tensor) -> Tensor:
+    """Multiply the parts of ``(N, 9, C)`` by weights ``(N, 3, C)``."""
+    each = zip(parts(x), weights.split(1, dim=1), strict=True)
+    return torch.cat([p * w for p, w in each], dim=-2)
 
 
-def gather_neighbors(x: Tensor, filters: Tensor, edges: Edges) -> Tensor:
-    """Sum the neighbours' tensors, each part multiplied by its own filter of the edge.
-
-    Args:
-        x: shape ``(N, 9, C)``.
-        filters: for I, A, S of every pair, shape ``(P, 3, C)``.
-        edges: the pairs.
-    """
-    return gather(x, filters, edges.sender, edges.receiver)
-
-
-def sum_filters(x: Tensor, filters: Tensor, edges: Edges) -> Tensor:
-    """Multiply an atom's own tensor by the sum of its edge filters: the legacy message.
-
-    Shapes as in :func:`gather_neighbors`; no edge tensor is needed.
-    """
-    total = filters.new_zeros((x.shape[0], *filters.shape[1:]))
-    total = total.index_add(0, edges.receiver, filters).index_add(0, edges.sender, filters)
-    weighted = [p * t for p, t in zip(parts(x), total.split(1, dim=1), strict=True)]
-    return torch.cat(weighted, dim=-2)
+def filters_of(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make filters of pairs, ``(P, 3, C)``, from what they read and the envelope ``(P, 1)``."""
+    return lambda rows, envelope: (network(rows) * envelope).unflatten(1, (3, -1))
 
 
 class Embedding(nn.Module):
@@ -208,18 +152,27 @@ class Embedding(nn.Module):
         if self.convention == "legacy":
             centre, neighbor = neighbor, centre
         send, receive = edges.sender, edges.receiver
-        into_receiver = centre.index_select(0, receive) + neighbor.index_select(0, send)
-        into_sender = centre.index_select(0, send) + neighbor.index_select(0, receive)
-
-        filters = (envelope * radial.through(self.filters)).unflatten(1, (3, -1))  # (P, 3, C)
         directions = direction_components(unit)  # (P, 9)
         # Seen from its other end an edge points the other way: A is odd, I and S even.
-        turned = directions * self.parity.to(directions.dtype)
+        parity = self.parity.to(directions.dtype)
+        make = filters_of(radial.reader(self.filters))
+        if recomputed():
+            form = Spread(send, receive, parity)
+            terms, features = (centre, neighbor, directions), (radial.rows, envelope)
+            (x,) = streamed(form, len(send), make, terms, features)
+            return by_rows(self._mixed, x)
+        into_receiver = centre.index_select(0, receive) + neighbor.index_select(0, send)
+        into_sender = centre.index_select(0, send) + neighbor.index_select(0, receive)
+        filters = make(radial.rows, envelope)  # (P, 3, C)
+        turned = directions * parity
         x = spread(filters * into_receiver[:, None], directions, receive, z.shape[0])
         x = x + spread(filters * into_sender[:, None], turned, send, z.shape[0])
+        return by_rows(self._mixed, x)
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """Mix channels, and open gates by the size of the tensors."""
         gates = self.gates(self.norm((x * x).sum(dim=-2))).unflatten(1, (3, -1))
-        mixed = parts(self.mixing(x))
-        return torch.cat([p * g for p, g in zip(mixed, gates.split(1, 1), strict=True)], dim=-2)
+        return weighted(self.mixing(x), gates)
 
 
 class Interaction(nn.Module):
@@ -233,7 +186,7 @@ class Interaction(nn.Module):
 
     def __init__(self, channels: int, functions: int, convention: Convention) -> None:
         super().__init__()
-        self.message = gather_neighbors if convention == "corrected" else sum_filters
+        self.own = convention == "legacy"
         sizes = [functions, channels, 2 * channels, 3 * channels]
         self.filters = MLP(sizes, activate_last=True)
         for layer in self.filters.layers:
@@ -246,10 +199,27 @@ class Interaction(nn.Module):
 
     def forward(self, x: Tensor, radial: Radial, envelope: Tensor, edges: Edges) -> Tensor:
         """Update ``(N, 9, C)``; other shapes as in :class:`Embedding`."""
-        filters = (radial.through(self.filters) * envelope).unflatten(1, (3, -1))  # (P, 3, C)
-        x = normalized(x)
-        y = self.before(x)
-        m = self.message(y, filters, edges)
+        x = by_rows(normalized, x)
+        y = by_rows(self.before, x)
+        return by_rows(self._updated, x, y, self._received(y, radial, envelope, edges))
+
+    def _received(self, y: Tensor, radial: Radial, envelope: Tensor, edges: Edges) -> Tensor:
+        """Sum over the neighbours: their tensors, filtered, or the filters ``(N, 3, C)``."""
+        s, r = edges.sender, edges.receiver
+        make = filters_of(radial.reader(self.filters))
+        if recomputed():
+            form = Summed(s, r, y, y.shape[0], y.shape[2]) if self.own else Gathered(s, r)
+            terms = () if self.own else (y,)
+            return streamed(form, len(s), make, terms, (radial.rows, envelope))[0]
+        filters = make(radial.rows, envelope)
+        if not self.own:
+            return gather(y, filters, s, r)
+        total = filters.new_zeros((y.shape[0], *filters.shape[1:]))
+        return total.index_add(0, r, filters).index_add(0, s, filters)
+
+    def _updated(self, x: Tensor, y: Tensor, received: Tensor) -> Tensor:
+        """Update an atom by what it receives; under ``legacy`` a weight of its own tensor."""
+        m = weighted(y, received) if self.own else received
         d = self.after(normalized(self.products.anticommutator(m, y)))
         return x + d + self.products.square(d)
 
@@ -343,6 +313,9 @@ class TensorNet(nn.Module):
         for interaction in self.interactions:
             x = interaction(x, radial, envelope, edges)
 
+        return by_rows(self._invariants, x)
+
+    def _invariants(self, x: Tensor) -> Tensor:
+        """Read ``(N, C)`` from the sizes of the tensors."""
         squares = [(p * p).sum(dim=-2) for p in parts(x)]  # n(I), n(A), n(S)
-        invariants = self.norm(torch.cat(squares, dim=-1))
-        return self.readout(invariants)
+        return self.readout(self.norm(torch.cat(squares, dim=-1)))

@@ -3,14 +3,12 @@ r"""Products of the Coulomb interaction with charges, for structures too large f
 :class:`MatrixFreeCoulomb` is the same interaction as :class:`GaussianCoulomb`, with the same
 bilinear form and derivatives; only its wave part is summed by :class:`ProductSum`, which keeps
 no table of all atoms and waves. Instead of a matrix it has :meth:`MatrixFreeCoulomb.product`,
-all that an iterative solver asks for. The pairs of that product are a sparse matrix: sorted
-once, a product costs a sixth of what gathering and adding pair by pair does.
+all that an iterative solver asks for. The pairs of that product are a sparse matrix.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -18,10 +16,10 @@ from torch import Tensor
 
 from qeqtrain.physics.buckets import Bucket
 from qeqtrain.physics.ewald import SLAB, Splitting
-from qeqtrain.physics.gaussian import PairSum
 from qeqtrain.physics.interaction import GaussianCoulomb
 from qeqtrain.physics.mesh import mesh_sum
 from qeqtrain.physics.reciprocal import Lattice
+from qeqtrain.physics.sparse import symmetric_matrix
 from qeqtrain.physics.structure_factors import structure_factor_sum
 from qeqtrain.structures import Structures
 from qeqtrain.units import COULOMB_CONSTANT
@@ -127,7 +125,7 @@ class MatrixFreeCoulomb(GaussianCoulomb):
         self._products: list[ProductSum] = []
         super().__init__(structures, width, accuracy)
         with torch.no_grad():
-            self._pair_matrix = _sparse(self.pairs)
+            self._pair_matrix = symmetric_matrix(self.pairs.pairs, self.pairs.values)
             self._own = self.own_density(self.here.width)
             self._widening = self._change(self.here.width)
             self._volume = self._lattice.volume
@@ -183,27 +181,3 @@ class MatrixFreeCoulomb(GaussianCoulomb):
         net = per_volume * s.sum_over_atoms(charges)
         level = per_volume * s.sum_over_atoms(charges * change)
         return level.index_select(0, s.batch) + net.index_select(0, s.batch) * change
-
-
-def _sparse(sums: PairSum) -> Tensor:
-    """Short-range interaction as a sparse matrix, both triangles, 1/A, shape ``(N, N)``."""
-    pairs = sums.pairs
-    n = pairs.n_atoms
-    row = torch.cat([pairs.sender, pairs.receiver])
-    column = torch.cat([pairs.receiver, pairs.sender])
-    key, order = torch.sort(row * n + column)
-    # An atom pairs with several images of another: one element of the matrix.
-    element, which = torch.unique_consecutive(key, return_inverse=True)
-    values = torch.cat([sums.values, sums.values])[order]
-    values = values.new_zeros(len(element)).index_add(0, which, values)
-    ends = torch.bincount(element // n, minlength=n).cumsum(0)
-    with warnings.catch_warnings():
-        # Compressed rows are "in beta state" to torch; what is used here is one product.
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        return torch.sparse_csr_tensor(
-            torch.cat([ends.new_zeros(1), ends]),
-            element % n,
-            values,
-            (n, n),
-            check_invariants=True,
-        )

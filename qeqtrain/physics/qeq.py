@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.errors import UserMistake, nearest
-from qeqtrain.physics.ewald import DENSE_BELOW
+from qeqtrain.physics.ewald import DENSE_BELOW, MESH_FROM
 from qeqtrain.physics.interaction import GaussianCoulomb
 from qeqtrain.physics.matrix_free import MatrixFreeCoulomb
 from qeqtrain.physics.solvers.dense import PreparedCholesky
@@ -105,7 +105,7 @@ def equilibrate(
     fixed = torch.where(held, 0.0, groups.charge)
 
     if _iterative(solver, structures):
-        meshed = accuracy >= 1e-7 if mesh is None else mesh
+        meshed = accuracy >= MESH_FROM if mesh is None else mesh
         problem = _iterative_problem(structures, width, accuracy, J, groups, meshed)
     else:
         problem = _dense_problem(structures, width, accuracy, J, groups)

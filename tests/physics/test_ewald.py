@@ -80,3 +80,15 @@ def test_the_vacuum_is_about_three_periods_of_the_surface() -> None:
     rows = 4.0 * torch.eye(3, dtype=torch.float64)[:2]
     assert 2.5 < vacuum(rows, 0.1, 1e-9) / 4.0 < 4.0
     assert np.isclose(vacuum(rows, 50.0, 1e-9), math.sqrt(-4.0 * math.log(1e-9)) * 50.0)
+
+
+def test_on_a_mesh_the_reach_of_the_pairs_is_that_of_any_size() -> None:
+    # Waves cost as the volume there; by structure factors they cost as its square.
+    cutoffs = {}
+    for accuracy in (1e-6, 1e-9):
+        for n in (10_000, 200_000):
+            cell = (n / 0.05) ** (1 / 3) * torch.eye(3, dtype=torch.float64)
+            chosen = split(torch.zeros(1, 3), cell, [True] * 3, {0.7: n}, accuracy)
+            cutoffs[accuracy, n] = chosen.cutoff
+    assert cutoffs[1e-6, 10_000] == cutoffs[1e-6, 200_000] < 15.0
+    assert cutoffs[1e-9, 10_000] < cutoffs[1e-9, 200_000]

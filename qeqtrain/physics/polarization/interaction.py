@@ -262,6 +262,19 @@ class CoreShellSum:
         return found
 
     @torch.no_grad()
+    def pair_values(self) -> Tensor:
+        """Interaction of every pair of unit charges, eV/e^2, shape ``(P,)``."""
+        values = [
+            self.functions.value(
+                block.vectors(self.here.positions, self.here.cell),
+                pair_rate(block, self.here.width),
+            )
+            for block in self.blocks
+        ]
+        joint = torch.cat(values) if values else self.here.width.new_zeros(0)
+        return joint.mul_(self.constants.solve)
+
+    @torch.no_grad()
     def matrices(self) -> list[Tensor]:
         """Symmetric A of every bucket, eV/e^2, ``(b, n, n)``; zero in the padding."""
         dense = DenseMatrices(self.buckets, self.structures)
