@@ -22,6 +22,11 @@ MODELS = {
     "qet": lambda: small_qet(),
     "qet legacy": lambda: small_qet(convention="legacy"),
     "qet conditioned": lambda: small_qet(conditioning="charge"),
+    "qet on knots": lambda: small_cross("tensornet", "diagonal", "feature", radial_knots=12),
+    "qet legacy on knots": lambda: small_cross(
+        "tensornet", "diagonal", "feature", convention="legacy", radial_knots=12
+    ),
+    "nequip on knots": lambda: small_cross("nequip", "gaussian", "full", radial_knots=12),
     "nequip": lambda: small_cross("nequip", "diagonal", "variational"),
     "nequip l=2, no parity": lambda: small_cross(
         "nequip", "none", "feature", l_max=2, parity=False, channels=[5, 3, 2]
