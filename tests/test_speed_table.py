@@ -86,6 +86,8 @@ def test_two_threads_are_read_by_the_clock_and_set_beside_one(script) -> None:
     text = "\n".join(script.table(both))
     assert "a processor, 2 threads, least time by the clock" in text
     assert "2 threads against one, training: qeqtrain periodic 8: 1.60." in text
+    another = line("qeqtrain", "2026-02-02T00:00:00", threads=2)
+    assert "against one" not in "\n".join(script.table([both[0], another]))
 
 
 def test_a_compiled_run_has_a_row_of_its_own(script) -> None:

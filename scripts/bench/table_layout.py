@@ -156,11 +156,12 @@ def table(lines: Sequence[Line]) -> Iterator[str]:
 def _gains(
     chosen: Mapping[Case, Sequence[Line]], cases: Mapping[Case, Sequence[Line]], threads: int
 ) -> Iterator[str]:
-    """What further threads are worth to every program, by the clock."""
+    """What further threads are worth to every program, by the clock, within one run."""
     if threads == 1:
         return
     for (device, _, network, system, size), lines in cases.items():
         single = chosen.get((device, 1, network, system, size), ())
+        single = [x for x in single if x["run"] == lines[0]["run"]]
         for program in dict.fromkeys(x["program"] for x in lines):
             times = [
                 [float(x["step_ms_min"]) for x in group if x["program"] == program]
