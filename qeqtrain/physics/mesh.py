@@ -53,7 +53,7 @@ def _expected_error(order: int, spacing: float, crowd: float) -> float:
     return math.sqrt(max(1.0, crowd)) * (_SPLINE_ERROR[order] * spacing**order + lost)
 
 
-def _fast_length(at_least: int) -> int:
+def fast_length(at_least: int) -> int:
     """Next length with no prime factor above 7, which FFTs are fast for."""
     length = at_least
     while True:
@@ -86,7 +86,7 @@ def choose_mesh(
         spacing = 0.9
         while _expected_error(order, spacing, n_atoms * width**3 / volume) > accuracy:
             spacing *= 0.97
-        a, b, c = (_fast_length(math.ceil(x / (spacing * width))) for x in lengths)
+        a, b, c = (fast_length(math.ceil(x / (spacing * width))) for x in lengths)
         # One mesh point in the transforms costs about as much as four points of a spline.
         cost = n_atoms * order**3 + 4.0 * a * b * c
         if best is None or cost < best[0]:
@@ -96,7 +96,7 @@ def choose_mesh(
 
 
 @lru_cache
-def _spline_polynomials(order: int) -> Tensor:
+def spline_polynomials(order: int) -> Tensor:
     r"""Coefficients c of :math:`M_p(j + t) = \sum_m c_{jm} (t - 1/2)^m`, shape ``(p, p)``.
 
     By the recursion :math:`(p - 1) M_p(x) = x M_{p-1}(x) + (p - x) M_{p-1}(x - 1)`.
@@ -114,10 +114,10 @@ def _spline_polynomials(order: int) -> Tensor:
     return pieces
 
 
-def _smoothing(waves: Tensor, points: int, order: int) -> Tensor:
+def smoothing(waves: Tensor, points: int, order: int) -> Tensor:
     """One direction's factor of the influence function, sinc^2p / s_2p^2."""
     x = waves / points
-    pieces = _spline_polynomials(2 * order).to(x.device)
+    pieces = spline_polynomials(2 * order).to(x.device)
     halves = (-0.5) ** torch.arange(2 * order, dtype=x.dtype, device=x.device)
     at_integers = pieces @ halves  # M_2p(0), ..., M_2p(2p - 1), greatest at p
     steps = torch.arange(1 - order, order, dtype=x.dtype, device=x.device)
@@ -166,7 +166,7 @@ def mesh_sum(
     corner = place.detach().floor()
     steps = torch.arange(order, device=cell.device)
     powers = (place - corner - 0.5)[..., None] ** steps  # (n, 3, p)
-    a, b, c = (powers @ _spline_polynomials(order).to(cell.device).T).unbind(1)  # (n, p) each
+    a, b, c = (powers @ spline_polynomials(order).to(cell.device).T).unbind(1)  # (n, p) each
     weights: Tensor = (a[:, :, None, None] * b[:, None, :, None] * c[:, None, None, :]).flatten(
         1
     )
@@ -184,7 +184,7 @@ def mesh_sum(
     waves = torch.stack(torch.meshgrid(*frequencies, indexing="ij"), dim=-1)
     influence = smooth_spectrum(waves, reciprocal, width) * math.prod(points)
     u, v, w = (
-        _smoothing(n, length, order) for n, length in zip(frequencies, points, strict=True)
+        smoothing(n, length, order) for n, length in zip(frequencies, points, strict=True)
     )
     influence = influence * (u[:, None, None] * v[:, None] * w)
 
