@@ -276,3 +276,13 @@ def test_memory_and_skin_without_sense_are_mistakes() -> None:
     with pytest.raises(UserMistake, match="memory=tiny: expected one of auto, small, plain"):
         QeqCalculator(small_qet(), memory="tiny")
     assert QeqCalculator(small_qet(), memory="small").potential.memory == "small"
+
+
+@pytest.mark.parametrize("memory", ["plain", "small"])
+@pytest.mark.parametrize("backbone", ["tensornet", "nequip"])
+def test_a_lone_atom_feels_no_force(backbone: str, memory: str) -> None:
+    potential = small_cross(backbone, "diagonal", "feature")
+    atom = Atoms("Na", cell=[30.0] * 3, pbc=True, info={"charge": 0.0})
+    atom.calc = QeqCalculator(potential, memory=memory)
+    assert abs(atom.get_forces()).max() == 0.0
+    assert abs(atom.get_stress()).max() == 0.0

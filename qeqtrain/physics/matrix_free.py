@@ -17,6 +17,7 @@ from torch import Tensor
 from qeqtrain.physics.buckets import Bucket
 from qeqtrain.physics.ewald import SLAB, Splitting
 from qeqtrain.physics.interaction import GaussianCoulomb
+from qeqtrain.physics.long_waves import long_waves
 from qeqtrain.physics.mesh import mesh_sum
 from qeqtrain.physics.reciprocal import Lattice
 from qeqtrain.physics.sparse import symmetric_matrix
@@ -52,6 +53,7 @@ class ProductSum:
         mesh: bool,
     ) -> None:
         self.bucket = bucket
+        self._positions, self._lattice = positions.detach(), lattice
         self._narrowest = narrowest
         self._equal = equal
         self._accuracy = accuracy
@@ -88,6 +90,23 @@ class ProductSum:
         for atoms, potential in zip(self._atoms, self._potentials, strict=True):
             total[atoms] = potential(charges.index_select(0, atoms))
         return total
+
+    def long_waves(self, softness: Tensor) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+        """Prepare the long waves of every structure: its atoms and their smooth potential."""
+        return [
+            (
+                atoms,
+                long_waves(
+                    self._positions.index_select(0, atoms),
+                    box,
+                    math.sqrt(2.0) * least,
+                    softness.index_select(0, atoms),
+                ),
+            )
+            for atoms, box, least in zip(
+                self._atoms, self._lattice.cell, self._narrowest, strict=True
+            )
+        ]
 
     def _at(
         self, positions: Tensor, lattice: Lattice, width: Tensor
@@ -158,6 +177,28 @@ class MatrixFreeCoulomb(GaussianCoulomb):
         With the hardness it is nearly the diagonal of H, which is what preconditions it.
         """
         return COULOMB_CONSTANT / (math.sqrt(math.pi) * self.here.width.detach())
+
+    @torch.no_grad()
+    def long_waves(self, softness: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Prepare what the long waves of every large periodic structure add, V, ``(N,)``.
+
+        Args:
+            softness: inverse of the diagonal of H, e^2/eV, shape ``(N,)``.
+
+        Returns:
+            See :func:`~qeqtrain.physics.long_waves.long_waves`; ``None`` where there are none.
+        """
+        parts = [part for waves in self._products for part in waves.long_waves(softness)]
+        if not parts:
+            return None
+
+        def potential(charges: Tensor) -> Tensor:
+            total = torch.zeros_like(charges)
+            for atoms, smooth in parts:
+                total[atoms] = smooth(charges.index_select(0, atoms))
+            return total
+
+        return potential
 
     @torch.no_grad()
     def product(self, charges: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _expected_error(order: int, spacing: float, crowd: float) -> float:
     return math.sqrt(max(1.0, crowd)) * (_SPLINE_ERROR[order] * spacing**order + lost)
 
 
-def _fast_length(at_least: int) -> int:
+def fast_length(at_least: int) -> int:
     """Next length with no prime factor above 7, which FFTs are fast for."""
     length = at_least
     while True:
@@ -87,7 +87,7 @@ def choose_mesh(
         spacing = 0.9
         while _expected_error(order, spacing, n_atoms * width**3 / volume) > accuracy:
             spacing *= 0.97
-        a, b, c = (_fast_length(math.ceil(x / (spacing * width))) for x in lengths)
+        a, b, c = (fast_length(math.ceil(x / (spacing * width))) for x in lengths)
         # One mesh point in the transforms costs about as much as four points of a spline.
         cost = n_atoms * order**3 + 4.0 * a * b * c
         if best is None or cost < best[0]:
@@ -97,7 +97,7 @@ def choose_mesh(
 
 
 @lru_cache
-def _spline_polynomials(order: int) -> Tensor:
+def spline_polynomials(order: int) -> Tensor:
     r"""Coefficients c of :math:`M_p(j + t) = \sum_m c_{jm} (t - 1/2)^m`, shape ``(p, p)``.
 
     By the recursion :math:`(p - 1) M_p(x) = x M_{p-1}(x) + (p - x) M_{p-1}(x - 1)`.
@@ -115,10 +115,10 @@ def _spline_polynomials(order: int) -> Tensor:
     return pieces
 
 
-def _smoothing(waves: Tensor, points: int, order: int) -> Tensor:
+def smoothing(waves: Tensor, points: int, order: int) -> Tensor:
     """One direction's factor of the influence function, sinc^2p / s_2p^2."""
     x = waves / points
-    pieces = place(_spline_polynomials(2 * order), x.device)
+    pieces = place(spline_polynomials(2 * order), x.device)
     halves = (-0.5) ** torch.arange(2 * order, dtype=x.dtype, device=x.device)
     at_integers = pieces @ halves  # M_2p(0), ..., M_2p(2p - 1), greatest at p
     steps = torch.arange(1 - order, order, dtype=x.dtype, device=x.device)
@@ -167,7 +167,7 @@ def mesh_sum(
     corner = at.detach().floor()
     steps = torch.arange(order, device=cell.device)
     powers = (at - corner - 0.5)[..., None] ** steps  # (n, 3, p)
-    a, b, c = (powers @ place(_spline_polynomials(order), cell.device).T).unbind(
+    a, b, c = (powers @ place(spline_polynomials(order), cell.device).T).unbind(
         1
     )  # (n, p) each
     weights: Tensor = (a[:, :, None, None] * b[:, None, :, None] * c[:, None, None, :]).flatten(
@@ -187,7 +187,7 @@ def mesh_sum(
     waves = torch.stack(torch.meshgrid(*frequencies, indexing="ij"), dim=-1)
     influence = smooth_spectrum(waves, reciprocal, width) * math.prod(points)
     u, v, w = (
-        _smoothing(n, length, order) for n, length in zip(frequencies, points, strict=True)
+        smoothing(n, length, order) for n, length in zip(frequencies, points, strict=True)
     )
     influence = influence * (u[:, None, None] * v[:, None] * w)
 

@@ -171,8 +171,9 @@ def _iterative_problem(
         return hardness * charges + coulomb.product(charges)
 
     tolerance = min(max(0.01 * accuracy, 1e-12), 1e-8)
+    diagonal = hardness + coulomb.self_energy()
     solver = ConjugateGradient(tolerance).prepare(
-        product, hardness + coulomb.self_energy(), groups, len(structures)
+        product, diagonal, groups, len(structures), coulomb.long_waves(1.0 / diagonal)
     )
     unknown = torch.full_like(structures.total_charge, torch.nan)
     return Problem(coulomb, solver, "iterative", unknown)

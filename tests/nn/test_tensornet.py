@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from qeqtrain.errors import UserMistake
+from qeqtrain.nn.matrices import MatrixProducts, matrix_basis
 from qeqtrain.nn.tensornet import (
-    MatrixProducts,
     TensorNet,
     direction_components,
-    matrix_basis,
 )
+from qeqtrain.physics.tracing import tracing
 from tests.nn import oracle
 from tests.systems import (
     ELEMENTS,
@@ -92,3 +92,20 @@ def test_attributes_are_added_to_the_species_vector() -> None:
     assert (net(batch, species, given) - without).abs().amin(dim=1).max() > 1e-6
     with pytest.raises(ValueError, match="0 attributes per atom given, 2 expected"):
         net(batch, species)
+
+
+def test_products_of_matrices_have_exact_first_and_second_derivatives() -> None:
+    products = MatrixProducts()
+    a, b = (torch.randn(5, 9, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    for given in (products.anticommutator, lambda a, b: products.square(a + 2.0 * b)):
+        assert torch.autograd.gradcheck(given, (a, b))
+        assert torch.autograd.gradgradcheck(given, (a, b))
+
+
+def test_products_are_those_that_a_compiler_is_given() -> None:
+    products = MatrixProducts()
+    a, b = torch.randn(2, 300, 9, 64, dtype=torch.float64)  # several pieces
+    found = products.anticommutator(a, b), products.square(a)
+    with tracing():
+        expected = products.anticommutator(a, b), products.square(a)
+    torch.testing.assert_close(found, expected)

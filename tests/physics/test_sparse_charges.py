@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qeqtrain.errors import UserMistake
 from qeqtrain.physics.pairs import PairList
-from qeqtrain.physics.polarization import functional
+from qeqtrain.physics.polarization import functional, modes
 from qeqtrain.physics.solvers.saddle import PreparedMinimalResidual
 from qeqtrain.physics.solvers.solution import Outcome
 from qeqtrain.physics.sparse import symmetric_matrix
 from tests.crosses import small_cross
 from tests.physics.test_indefinite import problem
 from tests.systems import batch_of, slab, triclinic, water
+
+MINIMUM = {"mode": "self_consistent", "damping": 1.0}
 
 
 @pytest.mark.parametrize("mode", ["labels", "released", "self_consistent"])
@@ -68,6 +71,18 @@ def test_a_saddle_among_large_structures_is_found(monkeypatch: pytest.MonkeyPatc
     sparse = potential(batch, forces=False)
     assert asked
     torch.testing.assert_close(sparse.charges, dense.charges, rtol=1e-7, atol=1e-7)
+
+
+def test_a_structure_too_large_for_its_minimum_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    potential = small_cross("nequip", "pqeq", "full", charge_options=MINIMUM)
+    batch = batch_of([water(), triclinic()], potential)
+    monkeypatch.setattr(modes, "LARGEST", 7)
+    with pytest.raises(UserMistake, match=r"has 8 atoms; expected up to 7 .*mode=labels"):
+        potential(batch)
+    monkeypatch.setattr(modes, "LARGEST", 8)
+    assert potential(batch).energy.isfinite().all()
 
 
 def test_what_is_not_finite_is_said() -> None:

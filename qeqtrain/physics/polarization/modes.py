@@ -50,6 +50,11 @@ FARTHEST = 0.25
 """How far a shell may move in the mode ``released``, A."""
 
 
+LARGEST = 6000
+"""Atoms of a structure up to which the minimum of its energy is looked for: its matrix takes
+4.6 GB, and its factor as much again."""
+
+
 @dataclass(frozen=True)
 class Polarization:
     r"""Charges and shells of a batch, float64.
@@ -110,7 +115,8 @@ def polarize(
         EquilibrationFailed: no solution: a matrix of charges that is not positive definite,
             numbers that are not finite, two atoms in one place, or, self-consistently, a
             polarisation catastrophe; the message names the structure.
-        UserMistake: no neighbour list, an unknown mode.
+        UserMistake: no neighbour list, an unknown mode, a structure too large for
+            ``self_consistent``.
     """
     for name, value, choices in (
         ("mode", mode, ("labels", "released", "self_consistent")),
@@ -133,6 +139,7 @@ def polarize(
     mu: Tensor | None = None
     with torch.set_grad_enabled(torch.is_grad_enabled() and exact):
         if mode == "self_consistent":
+            _refuse_large(structures)
             start, effort = _start(functional)
             charges, shells = settle(RestProblem(functional, constant), start)
         else:
@@ -175,6 +182,20 @@ def _start(functional: Functional) -> tuple[Tensor, Effort | None]:
     problem = functional.problem()
     charges, _ = functional.solve_charges(problem, None)
     return charges, problem.effort
+
+
+def _refuse_large(structures: Structures) -> None:
+    """Raise for a structure whose second derivative would not fit into memory."""
+    if structures.n_atoms <= LARGEST:
+        return
+    counts = structures.atom_counts()
+    most = int(counts.max())
+    if most > LARGEST:
+        raise UserMistake(
+            f"{name_of(structures, int(counts.argmax()))} has {most:,} atoms; expected up to "
+            f"{LARGEST:,} for charge.mode=self_consistent, whose dense matrix would take "
+            f"{8e-9 * (4 * most) ** 2:.0f} GB; charge.mode=labels goes on to 20,000 and more"
+        )
 
 
 def _refuse_lost(structures: Structures, energy: Tensor) -> None:

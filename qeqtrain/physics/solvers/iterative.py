@@ -40,6 +40,10 @@ worked out too much changes nothing."""
 _RESTARTS = 5
 """Fresh residuals after which a structure that still misses its tolerance has stalled."""
 
+_SMOOTH_STEPS = 200
+"""Steps with long waves taken out after which there is a fresh start; the last starts are
+without."""
+
 
 @dataclass(frozen=True)
 class ConjugateGradient:
@@ -60,6 +64,7 @@ class ConjugateGradient:
         diagonal: Tensor,
         groups: ChargeGroups,
         n_structures: int,
+        smooth: Callable[[Tensor], Tensor] | None = None,
     ) -> PreparedConjugateGradient:
         """Fix the matrix; the result solves for any number of right-hand sides.
 
@@ -68,8 +73,12 @@ class ConjugateGradient:
             diagonal: of H, shape ``(N,)``.
             groups: which atoms share a constraint; charges and potentials are not read.
             n_structures: B.
+            smooth: S of a better preconditioner :math:`D^{-1} - D^{-1} S D^{-1}` than the
+                diagonal D, ``(N,) -> (N,)``: symmetric, and such that this is positive.
         """
-        return PreparedConjugateGradient(self, matvec, diagonal.detach(), groups, n_structures)
+        return PreparedConjugateGradient(
+            self, matvec, diagonal.detach(), groups, n_structures, smooth
+        )
 
 
 class PreparedConjugateGradient:
@@ -82,8 +91,10 @@ class PreparedConjugateGradient:
         diagonal: Tensor,
         groups: ChargeGroups,
         n_structures: int,
+        smooth: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._settings = settings
+        self._smooth = smooth
         self._matvec = matvec
         self._groups = groups
         self._n_structures = n_structures
@@ -103,6 +114,17 @@ class PreparedConjugateGradient:
     def _square(self, residual: Tensor) -> Tensor:
         """Square of the norm in which progress is measured, shape ``(B,)``."""
         return self._sum(residual * residual * self._weight)
+
+    def _preconditioned(self, residual: Tensor, *, smooth: bool) -> tuple[Tensor, Tensor]:
+        """Give a direction, (N,), in the plane, and its product with the residual, (B,)."""
+        plain = self._weight * residual
+        if self._smooth is None or not smooth:
+            return plain, self._sum(residual * plain)
+        direction = self._weight * self._centred(residual - self._smooth(plain))[0]
+        product = self._sum(residual * direction)
+        # Of a preconditioner that is not positive after all.
+        direction = torch.where(self._of_atoms(product > 0.0), direction, plain)
+        return direction, self._sum(residual * direction)
 
     def _of_atoms(self, per_structure: Tensor) -> Tensor:
         return per_structure.index_select(0, self._batch)
@@ -156,7 +178,8 @@ class PreparedConjugateGradient:
                 break
             # Half the tolerance, for what the carried residual and the true one differ by.
             target = (0.5 * settings.tolerance * scale) ** 2
-            x = self._descend(x, residual, wanting, target, iterations, indefinite)
+            smooth = attempt < _RESTARTS - 2
+            x = self._descend(x, residual, wanting, target, iterations, indefinite, smooth)
             x = self._feasible(x, c)
             product = self._matvec(x)
         outcome = torch.full_like(iterations, Outcome.STALLED)
@@ -173,6 +196,7 @@ class PreparedConjugateGradient:
         target: Tensor,
         iterations: Tensor,
         indefinite: Tensor,
+        smooth: bool,
     ) -> Tensor:
         """Iterate from x until the square of every carried residual is below ``target``.
 
@@ -183,9 +207,12 @@ class PreparedConjugateGradient:
             target: shape ``(B,)``.
             iterations: counted up in place, shape ``(B,)``.
             indefinite: set in place where a direction of negative curvature turns up.
+            smooth: whether long waves are taken out.
         """
-        squared = self._square(residual)
-        direction = self._weight * residual
+        direction, squared = self._preconditioned(residual, smooth=smooth)
+        smooth = smooth and self._smooth is not None
+        most = self._settings.max_iterations
+        last = (iterations + _SMOOTH_STEPS).clamp(max=most) if smooth else most
         every = 1 if x.device.type == "cpu" else _LOOK_EVERY
         for step_number in count(1):
             product = self._matvec(direction)
@@ -199,11 +226,12 @@ class PreparedConjugateGradient:
             x = torch.where(moving, x + step * direction, x)
             residual = torch.where(moving, residual - step * product, residual)
             residual = self._centred(residual)[0]
-            previous, squared = squared, self._square(residual)
-            running = running & (squared > target)
-            running = running & (iterations < self._settings.max_iterations)
+            running = running & (self._square(residual) > target)
+            running = running & (iterations < last)
             if step_number % every == 0 and not running.any():
                 break
+            previous = squared
+            conditioned, squared = self._preconditioned(residual, smooth=smooth)
             slope = self._of_atoms(torch.where(running, squared / previous, 0.0))
-            direction = self._weight * residual + slope * direction
+            direction = conditioned + slope * direction
         return x
