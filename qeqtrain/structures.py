@@ -237,7 +237,7 @@ class Structures:
     def edge_vectors(self, consumer: str) -> Tensor:
         """Vectors from sender to receiver of one consumer's pairs, A, shape ``(P, 3)``."""
         edges = self.edges[consumer]
-        if len(self) == 1:  # a large crystal: no cell for every pair
+        if self.cell.shape[0] == 1:  # no cell for every pair; len() would fix a traced size
             image = edges.shift @ self.cell[0]
         else:
             cell = self.cell.index_select(0, self.batch.index_select(0, edges.sender))
