@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.physics.mesh import fast_length, smoothing, spline_polynomials
+from qeqtrain.physics.placing import place
 from qeqtrain.physics.structure_factors import smooth_spectrum, wave_squares
 from qeqtrain.units import COULOMB_CONSTANT
 
@@ -48,12 +49,12 @@ def long_waves(
     lengths = torch.linalg.vector_norm(cell, dim=-1).tolist()
     points = [fast_length(max(ORDER, math.ceil(x / (SPACING * width)))) for x in lengths]
     reciprocal = torch.linalg.inv(cell)
-    size = torch.tensor(points, dtype=cell.dtype, device=cell.device)
-    place = positions @ reciprocal * size
-    corner = place.floor()
+    size = place(torch.tensor(points, dtype=cell.dtype), cell.device)
+    at = positions @ reciprocal * size  # in mesh steps
+    corner = at.floor()
     steps = torch.arange(ORDER, device=cell.device)
-    powers = (place - corner - 0.5)[..., None] ** steps
-    a, b, c = (powers @ spline_polynomials(ORDER).to(cell.device).T).unbind(1)
+    powers = (at - corner - 0.5)[..., None] ** steps
+    a, b, c = (powers @ place(spline_polynomials(ORDER), cell.device).T).unbind(1)
     weights = (a[:, :, None, None] * b[:, None, :, None] * c[:, None, None, :]).flatten(1)
     i, j, k = torch.remainder(corner.long()[..., None] - steps, size.long()[:, None]).unbind(1)
     index = (i[:, :, None, None] * points[1] + j[:, None, :, None]) * points[2]

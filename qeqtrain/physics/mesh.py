@@ -167,9 +167,8 @@ def mesh_sum(
     corner = at.detach().floor()
     steps = torch.arange(order, device=cell.device)
     powers = (at - corner - 0.5)[..., None] ** steps  # (n, 3, p)
-    a, b, c = (powers @ place(spline_polynomials(order), cell.device).T).unbind(
-        1
-    )  # (n, p) each
+    pieces = place(spline_polynomials(order), cell.device)
+    a, b, c = (powers @ pieces.T).unbind(1)  # (n, p) each
     weights: Tensor = (a[:, :, None, None] * b[:, None, :, None] * c[:, None, None, :]).flatten(
         1
     )

@@ -51,8 +51,10 @@ ITERATIVE = {
     "physics/structure_factors.py FormFactors.of (copy back)",
     "physics/structure_factors.py FormFactors.of.<locals>.<listcomp> (nonzero)",
     "physics/matrix_free.py ProductSum.__init__.<locals>.<listcomp> (mask as index)",
-    "physics/matrix_free.py _sparse (unique_consecutive)",
-    "physics/matrix_free.py _sparse (bincount)",
+    "physics/sparse.py symmetric_matrix (unique_consecutive)",
+    "physics/sparse.py symmetric_matrix (bincount)",
+    "physics/long_waves.py long_waves (copy back)",
+    "physics/long_waves.py long_waves (_linalg_check_errors)",
 }
 """Where conjugate gradients wait; they are for structures of more than 1,500 atoms."""
 
