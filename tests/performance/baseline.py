@@ -33,7 +33,7 @@ from tests.systems import batch_of, rattled, triclinic, water
 
 FILE = Path(__file__).with_name("baseline.json")
 NETWORKS = ("qet", "nequip", "nequip_lr", "reaxnet")
-MARGIN = {"operations": 1.15, "multiplications": 1.15, "written": 1.15, "time": 1.6}
+MARGIN = {"operations": 1.15, "multiplications": 1.15, "written": 1.15, "time": 2.0}
 """How much larger than the baseline a figure may be."""
 
 REPEATS = 7
