@@ -11,7 +11,7 @@ from ase.build import bulk
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.models import memory
-from qeqtrain.models.compiling import _flat, _Graph, _weights
+from qeqtrain.models.graph import ResponseGraph, weights_of
 from qeqtrain.models.potential import Potential
 from qeqtrain.nn import streamed
 from qeqtrain.physics import recomputing
@@ -138,10 +138,10 @@ def test_an_unknown_choice_is_a_mistake() -> None:
 
 def test_what_is_traced_for_a_compiler_serves_any_number_of_structures() -> None:
     potential = small_qet()
-    graph = _Graph(potential, forces=True, stress=True)
+    graph = ResponseGraph(potential, forces=True, stress=True)
     batch = batch_of([triclinic(), water(1.0)], potential)  # traced with three
-    flat = _flat(batch, list(potential.cutoffs))
-    found = dict(zip(graph.names, graph.plain(_weights(potential), flat), strict=True))
+    answers = graph.plain(weights_of(potential), graph.flat(batch))
+    found = dict(zip(graph.names, answers, strict=True))
     expected = potential(batch)
     torch.testing.assert_close(found["energy"], expected.energy)
     torch.testing.assert_close(found["forces"], expected.forces)
