@@ -10,7 +10,6 @@ See README.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -114,15 +113,8 @@ def measure(python: str, *words: str, keep: Path | None) -> Line:
 
 def main() -> None:
     """Run all sizes, then the dynamics in turns, and print two tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--python",
-        nargs="*",
-        default=[],
-        metavar="PROGRAM=PATH",
-        help="Python of matgl's environment; without it ours alone is timed",
+    parser = shared.parser_with_python(
+        __doc__, "Python of matgl's environment; without it ours alone is timed"
     )
     parser.add_argument("--models", nargs="*", choices=sorted(SIZES), default=list(SIZES))
     parser.add_argument("--largest", type=int, default=10**9, help="leave larger sizes out")

@@ -150,15 +150,8 @@ def _row(line: Mapping[str, object], name: str) -> list[str]:
 
 def main() -> None:
     """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--python",
-        nargs="*",
-        default=[],
-        metavar="PROGRAM=PATH",
-        help="Python of each program's environment (qeqtrain: this one)",
+    parser = shared.parser_with_python(
+        __doc__, "Python of each program's environment (qeqtrain: this one)"
     )
     parser.add_argument("--programs", nargs="+", help="some of the network's two (all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -7,6 +7,7 @@ library only, because the peers' environments import it too.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -74,6 +75,15 @@ def last_json(text: str) -> dict[str, object]:
         if line.startswith("{"):
             return dict(json.loads(line))
     raise SystemExit(f"no JSON line in:\n{text[-2000:]}")
+
+
+def parser_with_python(description: str | None, meaning: str) -> argparse.ArgumentParser:
+    """Begin the command line of a benchmark that runs programs in environments of their own."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--python", nargs="*", default=[], metavar="PROGRAM=PATH", help=meaning)
+    return parser
 
 
 def python_paths(words: Sequence[str]) -> dict[str, str]:

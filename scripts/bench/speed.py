@@ -8,7 +8,6 @@ is worth quoting. CPU time of the process, not wall time, on one thread. See REA
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -93,15 +92,8 @@ def table(lines: Sequence[Mapping[str, object]], peer: str) -> Iterator[str]:
 
 def main() -> None:
     """Run in turns and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--python",
-        nargs="*",
-        default=[],
-        metavar="PROGRAM=PATH",
-        help="Python of each program's environment (qeqtrain: this one)",
+    parser = shared.parser_with_python(
+        __doc__, "Python of each program's environment (qeqtrain: this one)"
     )
     parser.add_argument("--peer", choices=sorted(PEERS), default="matgl")
     parser.add_argument(

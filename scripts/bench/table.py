@@ -132,15 +132,8 @@ def in_readme(text: str, lines: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, or show what was measured."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--python",
-        nargs="*",
-        default=[],
-        metavar="PROGRAM=PATH",
-        help="Python of another program's environment: matgl, nequip",
+    parser = shared.parser_with_python(
+        __doc__, "Python of another program's environment: matgl, nequip"
     )
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument(
