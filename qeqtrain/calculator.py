@@ -42,8 +42,8 @@ class QeqCalculator(Calculator):
             which runs code of the file's maker, or else made at the first step, in minutes.
         skin: A; pairs that far beyond the cutoffs are kept, so that neighbour lists are made
             anew only when atoms have moved by half of it. Results do not depend on it.
-        memory: ``small``: intermediates are worked out twice rather than kept, a tenth of the
-            memory; ``plain``: they are kept; ``auto``: by size.
+        memory: ``small``: intermediates are worked out twice rather than kept, an eighth of
+            the memory; ``plain``: they are kept; ``auto``: by size.
 
     Raises:
         UserMistake: no such data set, a skin below zero; at a calculation: an element or a

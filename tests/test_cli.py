@@ -209,6 +209,10 @@ def test_anything_else_makes_it_another_run(tmp_path, monkeypatch, capsys) -> No
             ["data", "generate", "alkali_halides", "b.h5", "--count", "1", "--seed", "-1"],
             "seed",
         ),
+        (
+            ["data", "generate", "alkali_halides", "b.h5", "--count", "1", "--elements", ","],
+            "expected symbols, as in Sr,Cl",
+        ),
         (["copy", "qet", "no/where.yaml"], "there is no folder"),
     ],
 )

@@ -222,6 +222,8 @@ def run_generate(arguments: argparse.Namespace) -> int:
     method = arguments.method or METHODS[0]
     seed = arguments.seed or 0
     elements = [e.strip() for e in (arguments.elements or "").split(",") if e.strip()]
+    if arguments.elements is not None and not elements:
+        raise UserMistake(f"--elements {arguments.elements!r}: expected symbols, as in Sr,Cl")
     done = generate(
         family, out, arguments.count, seed, workers, method=method, elements=elements
     )

@@ -2,8 +2,8 @@
 
 A network keeps some hundred kilobytes for every atom until its forces are known. Where nothing
 but forces and stress is asked for, an operation on atoms can run a few rows at a time, keep its
-inputs alone, and run again when its turn in the backward pass comes: a tenth of the memory for
-a third more arithmetic, most of which the cache pays back. Only first derivatives exist then,
+inputs alone, and run again when its turn in the backward pass comes: an eighth of the memory
+for a third more arithmetic. Only first derivatives exist then,
 and only those in the tensors that are given: what a function closes over, such as weights,
 counts as constant.
 """
