@@ -2,8 +2,8 @@
 
 QET is set beside matgl's, NequIP beside nequip's; ``--crosses`` adds every combination of
 backbone, charge model and coupling to the table. A driver without torch: every run is a
-process of its own, in the environment of its program (``quality_<program>.py``), one after the
-other on one thread. Finished runs are kept as JSON lines; a run that is there already is not
+process of its own, in the environment of its program (``quality_<program>.py``), on one thread,
+``--jobs`` at a time. Finished runs are kept as JSON lines; a run that is there already is not
 repeated. See README.md.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,6 +160,10 @@ def main() -> None:
     parser.add_argument(
         "--crosses", action="store_true", help="every combination of ours, with the first seed"
     )
+    parser.add_argument(
+        "--skip", nargs="+", default=[], help="combinations whose names contain one of these"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
     Task.add_arguments(parser)
     options = parser.parse_args()
     common = Task.from_options(vars(options))
@@ -172,18 +177,25 @@ def main() -> None:
     ]
     if options.crosses:
         first = replace(common, seed=options.seeds[0])
-        tasks += [("qeqtrain", first.of_cross(c.name)) for c in combinations("none")]
-    asked = []
-    for program, task in tasks:
+        names = [c.name for c in combinations("none")]
+        crosses = [n for n in names if not set(options.skip) & set(n.split())]
+        tasks += [("qeqtrain", first.of_cross(name)) for name in crosses]
+    needed = {p for p, task in tasks if known_run(options.results, p, task) is None}
+    if needed - set(pythons):
+        name = min(needed - set(pythons))
+        raise SystemExit(f"--python {name}=PATH is needed to run {name}")
+
+    def ask(program: str, task: Task) -> dict[str, object]:
         line = known_run(options.results, program, task)
         if line is None:
-            if program not in pythons:
-                raise SystemExit(f"--python {program}=PATH is needed to run {program}")
             worker = shared.HERE / f"quality_{program}.py"
             line = shared.last_json(shared.run([pythons[program], worker, *task.words()]))
             with options.results.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        asked.append(line)
+        return line
+
+    with ThreadPoolExecutor(max_workers=options.jobs) as pool:
+        asked = list(pool.map(ask, *zip(*tasks, strict=True)))
     sys.stdout.write("\n".join(table(asked, PROGRAMS[common.model][0])) + "\n")
 
 
