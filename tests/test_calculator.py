@@ -273,7 +273,9 @@ def test_dynamics_with_a_skin_is_the_dynamics_without() -> None:
 def test_memory_and_skin_without_sense_are_mistakes() -> None:
     with pytest.raises(UserMistake, match="skin=-1"):
         QeqCalculator(small_qet(), skin=-1)
-    with pytest.raises(UserMistake, match="memory=tiny: expected one of auto, small, plain"):
+    with pytest.raises(
+        UserMistake, match="memory=tiny: expected one of auto, small, medium, plain"
+    ):
         QeqCalculator(small_qet(), memory="tiny")
     assert QeqCalculator(small_qet(), memory="small").potential.memory == "small"
 

@@ -7,17 +7,23 @@ from typing import Literal
 import torch
 
 from qeqtrain.errors import UserMistake, nearest
+from qeqtrain.physics.recomputing import What
 from qeqtrain.structures import Structures
 
-Memory = Literal["auto", "small", "plain"]
-"""``small``: intermediates are worked out again for the forces, some 50 kB for every atom
-instead of some 400; ``plain``: they are kept; ``auto``: by size."""
+Memory = Literal["auto", "small", "medium", "plain"]
+"""``plain``: intermediates are kept until forces are known, some 400 kB for every atom of QET;
+``medium``: those of pairs are worked out again, which leaves some 130; ``small``: all are, some
+50; ``auto``: by size."""
 
-CHOICES = ("auto", "small", "plain")
+LEVELS: dict[str, What] = {"plain": "nothing", "medium": "pairs", "small": "all"}
+
+CHOICES = ("auto", *reversed(LEVELS))
 
 KEPT_UP_TO = 2000
-"""Atoms up to which ``auto`` keeps intermediates on a CPU. QET takes as long either way from
-there on; below, keeping them is a tenth faster (NequIP: a quarter)."""
+"""Atoms up to which ``auto`` keeps everything on a CPU; ``medium`` is as fast from there on."""
+
+MEDIUM_UP_TO = 60_000
+"""Atoms up to which it keeps what atoms make: 8 GB."""
 
 PER_ATOM = 4e5
 """Bytes that an atom's intermediates take, about."""
@@ -29,15 +35,14 @@ def checked_memory(memory: str) -> Memory:
     Raises:
         UserMistake: unknown.
     """
-    for known in CHOICES:
-        if memory == known:
-            return known  # type: ignore[return-value]  # mypy does not narrow by ==
-    raise UserMistake(
-        f"memory={memory}: expected one of {', '.join(CHOICES)}{nearest(memory, CHOICES)}"
-    )
+    if memory not in CHOICES:
+        raise UserMistake(
+            f"memory={memory}: expected one of {', '.join(CHOICES)}{nearest(memory, CHOICES)}"
+        )
+    return memory  # type: ignore[return-value]  # mypy does not narrow by in
 
 
-def spares_memory(memory: Memory, structures: Structures) -> bool:
+def worked_out_again(memory: Memory, structures: Structures) -> What:
     """Choose for a batch whose energy is to be differentiated once.
 
     Args:
@@ -45,8 +50,10 @@ def spares_memory(memory: Memory, structures: Structures) -> bool:
         structures: the batch.
     """
     if memory != "auto":
-        return memory == "small"
+        return LEVELS[memory]
     if structures.positions.is_cuda:
         free, _ = torch.cuda.mem_get_info(structures.positions.device)
-        return structures.n_atoms * PER_ATOM > 0.5 * free
-    return structures.n_atoms > KEPT_UP_TO
+        return "all" if structures.n_atoms * PER_ATOM > 0.5 * free else "nothing"
+    if structures.n_atoms <= KEPT_UP_TO:
+        return "nothing"
+    return "pairs" if structures.n_atoms <= MEDIUM_UP_TO else "all"

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.domain import Domain
-from qeqtrain.models.memory import Memory, checked_memory, spares_memory
+from qeqtrain.models.memory import Memory, checked_memory, worked_out_again
 from qeqtrain.models.mixture import Mixture
 from qeqtrain.models.parts import build_part
 from qeqtrain.models.references import ChargeReferences, build_charge_references
 from qeqtrain.neighbors import Reach
 from qeqtrain.nn.atomic_dipoles import AtomicDipoles
 from qeqtrain.nn.charges import ChargeResponse, Charges
+from qeqtrain.nn.tables import reading_tables
 from qeqtrain.physics.coulomb import dipole
 from qeqtrain.physics.fields import in_field
 from qeqtrain.physics.recomputing import recomputing
@@ -42,6 +43,21 @@ class Compiled(Protocol):
         self, potential: Potential, structures: Structures, *, forces: bool, stress: bool
     ) -> Prediction | None:
         """Predict without a graph behind, or give ``None`` where there is no code for it."""
+
+
+class Ask(Protocol):
+    """Whatever predicts with a potential's weights as :meth:`Potential.forward` does."""
+
+    def __call__(
+        self,
+        potential: Potential,
+        structures: Structures,
+        *,
+        forces: bool = True,
+        stress: bool | None = None,
+        born_charges: bool | None = False,
+    ) -> Prediction:
+        """Predict a batch; the result keeps its graph in training."""
 
 
 class Potential(Domain, nn.Module):
@@ -109,7 +125,7 @@ class Potential(Domain, nn.Module):
         self.spec = dict(spec or {})
         self.compiled: Compiled | None = None
         self.memory: Memory = "auto"
-        """How evaluations that are not trained spend memory: ``auto``, ``small``, ``plain``."""
+        """How evaluations that are not trained spend it (:mod:`qeqtrain.models.memory`)."""
         self.unseen_charge_states = str(self.conventions.get("unseen_charge_states", "error"))
         index = torch.full((len(chemical_symbols),), -1)
         index[list(self.elements)] = torch.arange(len(self.elements))
@@ -200,8 +216,9 @@ class Potential(Domain, nn.Module):
             answer = self.compiled.answer(self, batch, forces=forces, stress=stress)
             if answer is not None:
                 return answer
-        small = not create_graph and spares_memory(checked_memory(self.memory), batch)
-        with recomputing(small):
+        memory = "plain" if create_graph else checked_memory(self.memory)
+        again = worked_out_again(memory, batch)
+        with recomputing(again), reading_tables(not create_graph):
             return respond(
                 self.evaluate,
                 batch,

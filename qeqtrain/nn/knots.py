@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qeqtrain.errors import UserMistake
+from qeqtrain.nn.tables import Basis, Table, tabulated, tabulates
 
 FEWEST = 8
 """Knots below which the end conditions meet each other."""
@@ -57,20 +58,16 @@ class Radial(NamedTuple):
         """What every pair reads: its functions, or its B-splines."""
         return self.values if self.weights is None else self.weights
 
-    def reader(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def reader(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """Make what gives a network's output, ``(p, W)``, from the rows of any p pairs."""
         if self.weights is None or self.fit is None:
             return network
         coefficients = self.fit @ network(self.values)
         return lambda rows: rows @ coefficients
 
-    def through(self, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def through(self, network: nn.Module) -> Tensor:
         """Give a network's output at every pair, ``(P, W)``."""
         return self.reader(network)(self.rows)
-
-
-Basis = Callable[[Tensor], Tensor]
-"""From distances ``(P,)``, A, to functions of them, ``(P, F)``."""
 
 
 class Knots(nn.Module):
@@ -112,16 +109,26 @@ class Knots(nn.Module):
 
 
 class EveryPair(nn.Module):
-    """Radial functions that networks meet at every pair."""
+    """Radial functions that networks meet at every pair, or in a table of the network.
 
-    def forward(self, basis: Basis, distance: Tensor, dtype: torch.dtype) -> Radial:
+    Args:
+        cutoff: A.
+    """
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+
+    def forward(self, basis: Basis, distance: Tensor, dtype: torch.dtype) -> Radial | Table:
         """Evaluate them at distances ``(P,)``, A, in the dtype that is asked for."""
+        if tabulates(distance, dtype):
+            return tabulated(basis, distance, self.cutoff)
         return Radial(basis(distance).to(dtype))
 
 
 def radial_reader(cutoff: float, knots: int | None, *, vanishing: bool) -> Knots | EveryPair:
     """Build what ``radial_knots`` names; arguments as for :class:`Knots`."""
-    return EveryPair() if knots is None else Knots(cutoff, knots, vanishing=vanishing)
+    return EveryPair(cutoff) if knots is None else Knots(cutoff, knots, vanishing=vanishing)
 
 
 def spline_weights(at: Tensor, knots: int) -> Tensor:

@@ -45,6 +45,7 @@ from qeqtrain.nn.irreps import (
 )
 from qeqtrain.nn.knots import Radial, radial_reader
 from qeqtrain.nn.radial import SWITCHED, Bessel, CutoffPower, RadialNetwork, Scaling
+from qeqtrain.nn.tables import Table
 from qeqtrain.nn.tensor_product import DenseProduct
 from qeqtrain.physics.recomputing import by_rows, recomputed
 from qeqtrain.structures import Edges, Structures
@@ -133,7 +134,7 @@ class Layer(nn.Module):
     def forward(
         self,
         x: dict[Irrep, Tensor],
-        radial: Radial,
+        radial: Radial | Table,
         directions: Tensor,
         edges: Edges,
         atoms: Atoms,

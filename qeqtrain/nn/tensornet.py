@@ -32,6 +32,7 @@ from qeqtrain.nn.messages import PARTS, gather, spread
 from qeqtrain.nn.mlp import MLP
 from qeqtrain.nn.radial import BASES, cosine_cutoff
 from qeqtrain.nn.streamed import streamed
+from qeqtrain.nn.tables import Table
 from qeqtrain.physics.recomputing import by_rows, recomputed
 from qeqtrain.structures import Edges, Structures
 
@@ -133,7 +134,7 @@ class Embedding(nn.Module):
         self.register_buffer("parity", parity, persistent=False)
 
     def forward(
-        self, z: Tensor, radial: Radial, envelope: Tensor, unit: Tensor, edges: Edges
+        self, z: Tensor, radial: Radial | Table, envelope: Tensor, unit: Tensor, edges: Edges
     ) -> Tensor:
         """Embed.
 
@@ -197,13 +198,17 @@ class Interaction(nn.Module):
         self.after = PartwiseLinear(channels, bound=xavier)
         self.products = MatrixProducts()
 
-    def forward(self, x: Tensor, radial: Radial, envelope: Tensor, edges: Edges) -> Tensor:
+    def forward(
+        self, x: Tensor, radial: Radial | Table, envelope: Tensor, edges: Edges
+    ) -> Tensor:
         """Update ``(N, 9, C)``; other shapes as in :class:`Embedding`."""
         x = by_rows(normalized, x)
         y = by_rows(self.before, x)
         return by_rows(self._updated, x, y, self._received(y, radial, envelope, edges))
 
-    def _received(self, y: Tensor, radial: Radial, envelope: Tensor, edges: Edges) -> Tensor:
+    def _received(
+        self, y: Tensor, radial: Radial | Table, envelope: Tensor, edges: Edges
+    ) -> Tensor:
         """Sum over the neighbours: their tensors, filtered, or the filters ``(N, 3, C)``."""
         s, r = edges.sender, edges.receiver
         make = filters_of(radial.reader(self.filters))

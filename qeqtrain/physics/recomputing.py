@@ -1,11 +1,12 @@
 """Intermediates that are worked out again in the backward pass, rather than kept for it.
 
 A network keeps some hundred kilobytes for every atom until its forces are known. Where nothing
-but forces and stress is asked for, an operation on atoms can run a few rows at a time, keep its
-inputs alone, and run again when its turn in the backward pass comes: an eighth of the memory
-for a third more arithmetic. Only first derivatives exist then,
-and only those in the tensors that are given: what a function closes over, such as weights,
-counts as constant.
+but forces and stress is asked for, an operation can keep its inputs alone, and run again when
+its turn in the backward pass comes. Either those on ``pairs`` of atoms do so, which make the
+most of it, or ``all``, those on atoms too: an eighth of the memory for a third more arithmetic.
+Operations on atoms run a few rows at a time in both cases, so that one finds in the cache what
+the last has left there. Only first derivatives exist then, and only those in the tensors that
+are given: what a function closes over, such as weights, counts as constant.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +22,10 @@ from torch.autograd.function import once_differentiable
 
 from qeqtrain.physics.function import Function
 
-_ASKED: ContextVar[bool] = ContextVar("recomputing", default=False)
+What = Literal["nothing", "pairs", "all"]
+"""Operations that are run again."""
+
+_ASKED: ContextVar[What] = ContextVar("recomputing", default="nothing")
 
 ROWS = 256
 """Rows that a function is given at once on a CPU: nine components of 64 channels of so many
@@ -32,9 +36,9 @@ ROWS_ON_DEVICE = 1 << 16
 
 
 @contextmanager
-def recomputing(asked: bool = True) -> Iterator[None]:
-    """Ask for little memory within; first derivatives alone, and of inputs alone."""
-    token = _ASKED.set(asked)
+def recomputing(what: What) -> Iterator[None]:
+    """Choose what is run again within; first derivatives alone, and of inputs alone."""
+    token = _ASKED.set(what)
     try:
         yield
     finally:
@@ -42,8 +46,8 @@ def recomputing(asked: bool = True) -> Iterator[None]:
 
 
 def recomputed() -> bool:
-    """Tell whether intermediates are to be worked out again."""
-    return _ASKED.get()
+    """Tell whether what pairs of atoms make is to be worked out again."""
+    return _ASKED.get() != "nothing"
 
 
 def by_rows(function: Callable[..., Any], *inputs: Tensor) -> Any:
@@ -54,9 +58,16 @@ def by_rows(function: Callable[..., Any], *inputs: Tensor) -> Any:
             no row depends on another.
         *inputs: its tensors, shape ``(N, ...)``.
     """
-    if not recomputed():
+    what = _ASKED.get()
+    if what == "nothing":
         return function(*inputs)
-    found: tuple[Tensor, ...] = _Rows.apply(function, *inputs)
+    if what == "pairs":
+        size = _rows_at_once(inputs[0])
+        pieces = zip(*(torch.split(t, size) for t in inputs), strict=True)
+        columns = zip(*(_tuple(function(*piece)) for piece in pieces), strict=True)
+        found = tuple(torch.cat(column) for column in columns)
+    else:
+        found = _Rows.apply(function, *inputs)
     return found if len(found) > 1 else found[0]
 
 

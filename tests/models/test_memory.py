@@ -53,13 +53,14 @@ def test_everything_is_the_same_in_little_memory(name: str) -> None:
     potential = MODELS[name]()
     batch = batch_of([triclinic(), water(1.0)], potential)
     found = {}
-    for potential.memory in ("plain", "small"):
+    for potential.memory in memory.LEVELS:
         found[potential.memory] = potential(batch, born_charges=None, polarizability=None)
     for field in fields(found["plain"]):
-        plain, small = (getattr(found[m], field.name) for m in ("plain", "small"))
-        assert (plain is None) == (small is None), field.name
-        if plain is not None:
-            torch.testing.assert_close(small, plain, rtol=1e-12, atol=1e-12, equal_nan=True)
+        plain, *others = (getattr(found[m], field.name) for m in memory.LEVELS)
+        for other in others:
+            assert (plain is None) == (other is None), field.name
+            if plain is not None:
+                torch.testing.assert_close(other, plain, rtol=1e-12, atol=1e-12, equal_nan=True)
     assert float(found["plain"].forces.abs().max()) > 1e-3
 
 
@@ -67,8 +68,8 @@ def test_a_structure_without_pairs_is_evaluated_in_little_memory() -> None:
     atom = Atoms("Na", info={"charge": 0.0})
     for backbone in BACKBONES:
         potential = small_cross(backbone, "diagonal", "feature")
-        potential.memory = "small"
-        assert float(potential(atom).forces.abs().max()) == 0.0
+        for potential.memory in ("small", "medium"):
+            assert float(potential(atom).forces.abs().max()) == 0.0
 
 
 def test_intermediates_of_large_structures_are_not_kept(
@@ -77,15 +78,17 @@ def test_intermediates_of_large_structures_are_not_kept(
     potential = small_qet()
     asked = []
     monkeypatch.setattr(
-        potential, "evaluate", lambda s: asked.append(recomputing.recomputed()) or _energy(s)
+        potential, "evaluate", lambda s: asked.append(recomputing._ASKED.get()) or _energy(s)
     )
     crystal = rattled(bulk("NaCl", "rocksalt", a=5.6, cubic=True).repeat(2))
     potential(crystal)
     monkeypatch.setattr(memory, "KEPT_UP_TO", 63)
     potential(crystal)
-    potential.memory = "plain"
+    monkeypatch.setattr(memory, "MEDIUM_UP_TO", 63)
     potential(crystal)
-    assert asked == [False, True, False]
+    for potential.memory in memory.LEVELS:
+        potential(crystal)
+    assert asked == ["nothing", "pairs", "all", "nothing", "pairs", "all"]
     assert not recomputing.recomputed()
 
 
@@ -110,9 +113,9 @@ def test_peak_of_memory_is_that_of_pieces_and_not_of_all_pairs() -> None:
         [rattled(bulk("NaCl", "rocksalt", a=5.6, cubic=True).repeat(3))], potential
     )
     kept = {}
-    for potential.memory in ("plain", "small"):
+    for potential.memory in memory.LEVELS:
         kept[potential.memory] = _bytes_kept(potential, batch)
-    assert kept["small"] < 0.3 * kept["plain"]
+    assert kept["small"] < 0.6 * kept["medium"] < 0.3 * kept["plain"]
 
 
 def _bytes_kept(potential: Potential, batch: Structures) -> int:

@@ -84,7 +84,7 @@ def test_the_error_falls_with_the_fourth_power_of_the_spacing(vanishing: bool) -
     network = RadialNetwork([6, 16, 5], "moment") if vanishing else MLP([6, 16, 5])
     basis = Bessel(6, CUTOFF, 6, trainable=False) if vanishing else SmoothBessel(6, CUTOFF)
     r = torch.linspace(0.6, CUTOFF - 1e-6, 500)
-    exact = EveryPair()(basis, r, torch.float64).through(network)
+    exact = EveryPair(CUTOFF)(basis, r, torch.float64).through(network)
     errors = [
         (
             Knots(CUTOFF, n, vanishing=vanishing)(basis, r, torch.float64).through(network)
