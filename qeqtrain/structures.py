@@ -192,6 +192,7 @@ class Structures:
         edges: neighbour pairs by consumer (``backbone``, ``charge``).
         twins: by name, a tensor here and its values where the host can read them; see
             :meth:`on_host`.
+        places: in the batch that they were taken from; empty: these are all of it.
     """
 
     numbers: Tensor
@@ -207,6 +208,7 @@ class Structures:
     data_set: Tensor | None = None
     edges: Mapping[str, Edges] = field(default_factory=dict)
     twins: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    places: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Count the structures, B (known without asking the device)."""

@@ -21,6 +21,7 @@ from qeqtrain.data.frames import Frame
 from qeqtrain.data.progress import Progress
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.potential import Potential
+from qeqtrain.models.threads import respond_by_threads
 from qeqtrain.neighbors import with_pairs
 from qeqtrain.structures import Prediction, Structure, collate
 
@@ -152,8 +153,10 @@ def _predict(
     with warnings.catch_warnings():  # what it warns of is told once, with the results
         warnings.filterwarnings("ignore", message=".*absent from its training data")
         labelled = born_charges and any("born_charges" in f.labels for f in frames)
-        said = potential(
-            batch.to(potential.device), born_charges=None if labelled else False
+        said = respond_by_threads(
+            potential,
+            batch.to(potential.device),
+            born_charges=None if labelled else False,
         ).detach()
     arrays = _arrays(said)
     timing.wall += time.perf_counter() - started[0]

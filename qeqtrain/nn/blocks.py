@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
+
+_BESIDE: ContextVar[bool] = ContextVar("beside_other_threads", default=False)
+
+
+@contextmanager
+def beside_other_threads() -> Iterator[None]:
+    """Say that other threads of Python work on other structures at the same time."""
+    token = _BESIDE.set(True)
+    try:
+        yield
+    finally:
+        _BESIDE.reset(token)
 
 
 def pairs_at_once(pairs: int, like: Tensor, numbers: int) -> int:
@@ -11,8 +27,9 @@ def pairs_at_once(pairs: int, like: Tensor, numbers: int) -> int:
 
     On one thread of a CPU a block stays in the cache. Several threads share every operation of
     a block, and wait for each other at its end: blocks of the size for one leave them with
-    less work than waiting (two threads took longer than one), so that they get 2 each. A GPU
-    takes all pairs at once.
+    less work than waiting (two threads took longer than one), so that they get 2 each. Threads
+    of Python wait for each other between operations, and get blocks of 2 as well. A GPU takes
+    all pairs at once.
 
     Args:
         pairs: P.
@@ -22,4 +39,5 @@ def pairs_at_once(pairs: int, like: Tensor, numbers: int) -> int:
     if like.is_cuda:
         return max(1, pairs)
     threads = torch.get_num_threads()
-    return max(1, numbers * (1 if threads == 1 else 2 * threads) // like.shape[-1])
+    larger = threads > 1 or _BESIDE.get()
+    return max(1, numbers * threads * (2 if larger else 1) // like.shape[-1])

@@ -14,4 +14,5 @@ def name_of(structures: Structures, index: int) -> str:
     numbers = structures.numbers[structures.batch == index].tolist()
     counts = Counter(chemical_symbols[z] for z in numbers)
     formula = "".join(f"{symbol}{n if n > 1 else ''}" for symbol, n in sorted(counts.items()))
-    return f"structure {index} of the batch ({formula or 'no atoms'})"
+    place = structures.places[index] if structures.places else index
+    return f"structure {place} of the batch ({formula or 'no atoms'})"

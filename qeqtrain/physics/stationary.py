@@ -19,6 +19,9 @@ The energy alone asks for no further solution: it is stationary in x.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -50,6 +53,20 @@ class Effort:
     residual: Tensor
     iterations: Tensor
     condition: Tensor
+
+
+_HEARD: ContextVar[list[Effort] | None] = ContextVar("efforts", default=None)
+
+
+@contextmanager
+def efforts() -> Iterator[list[Effort]]:
+    """Collect what every solution takes within, also in threads that copy this context."""
+    heard: list[Effort] = []
+    token = _HEARD.set(heard)
+    try:
+        yield heard
+    finally:
+        _HEARD.reset(token)
 
 
 class Interaction(Protocol):
@@ -96,6 +113,9 @@ class Problem(Generic[AnyInteraction]):
             self.effort = Effort(
                 self.name, solution.residual, solution.iterations, self.condition
             )
+            heard = _HEARD.get()
+            if heard is not None:
+                heard.append(self.effort)
         return solution.x, solution.multiplier
 
     def _must_look(self, failed: Tensor) -> bool:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qeqtrain.data.labels import LABELS
 from qeqtrain.errors import UserMistake
+from qeqtrain.models.dividing import chosen
 from qeqtrain.training.screen import say
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
-    from qeqtrain.structures import Structures
 
 
 class Backoff:
@@ -102,55 +102,8 @@ def part(batch: Batch, start: int, stop: int) -> Batch:
 
     return replace(
         batch,
-        structures=_part_of(structures, atoms, start, stop),
+        structures=chosen(structures, torch.arange(start, stop, device=atoms.device)),
         labels={name: rows(name, values) for name, values in batch.labels.items()},
         present={name: values[start:stop] for name, values in batch.present.items()},
         ids=batch.ids[start:stop],
-    )
-
-
-def _part_of(structures: Structures, atoms: Tensor, start: int, stop: int) -> Structures:
-    """Take some consecutive structures, marked by their atoms."""
-    s = structures
-    first = int((s.batch < start).sum())
-    edges = {}
-    for consumer, e in s.edges.items():
-        kept = atoms[e.sender]
-        edges[consumer] = replace(
-            e,
-            sender=e.sender[kept] - first,
-            receiver=e.receiver[kept] - first,
-            shift=e.shift[kept],
-            reach=None if e.reach is None else e.reach[start:stop],
-        )
-    groups = s.groups
-    if groups is not None:
-        inside = (groups.structure >= start) & (groups.structure < stop)
-        before = int((groups.structure < start).sum())
-        groups = replace(
-            groups,
-            member=groups.member[atoms] - before,
-            charge=groups.charge[inside],
-            potential=groups.potential[inside],
-            structure=groups.structure[inside] - start,
-        )
-    per_atom: dict[str, Any] = {
-        name: None if value is None else value[atoms]
-        for name, value in (
-            ("numbers", s.numbers),
-            ("positions", s.positions),
-            ("external_potential", s.external_potential),
-        )
-    }
-    names = ("cell", "pbc", "total_charge", "spin", "electric_field")
-    per_structure: dict[str, Any] = {name: getattr(s, name)[start:stop] for name in names}
-    if s.data_set is not None:
-        per_structure["data_set"] = s.data_set[start:stop]
-    return replace(
-        s,
-        **per_atom,
-        **per_structure,
-        batch=s.batch[atoms] - start,
-        groups=groups,
-        edges=edges,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from qeqtrain.errors import Diverged, EquilibrationFailed, UserMistake
 from qeqtrain.models.archive import FORMAT
+from qeqtrain.models.threads import respond_by_threads
 from qeqtrain.training.finetuning.adapters import fold, unfold
 from qeqtrain.training.loss import Loss
 from qeqtrain.training.metrics import ErrorSums, as_tensor, score
@@ -29,8 +29,7 @@ from qeqtrain.training.stability import Spikes, culprits
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
-    from qeqtrain.models.compiling import CompiledResponse
-    from qeqtrain.models.potential import Potential
+    from qeqtrain.models.potential import Ask, Potential
     from qeqtrain.structures import Prediction
 
 MONITOR = "val/score"
@@ -55,7 +54,7 @@ class TrainingModule(pl.LightningModule):
         spike_factor: multiple of the usual gradient norm beyond which a step is skipped;
             ``None``: none is.
         members: hear, once a step, what all ranks know.
-        compiled: predicts in the potential's place, if anything does.
+        ask: predicts in the potential's place.
     """
 
     def __init__(
@@ -69,10 +68,10 @@ class TrainingModule(pl.LightningModule):
         log_every: int = 50,
         spike_factor: float | None = None,
         members: Sequence[Member] = (),
-        compiled: CompiledResponse | None = None,
+        ask: Ask = respond_by_threads,
     ) -> None:
         super().__init__()
-        self.compiled = compiled
+        self.ask = ask
         self.potential = potential
         optim.freeze_weights(potential)
         self.averaged = optim.build_average(potential)
@@ -96,7 +95,7 @@ class TrainingModule(pl.LightningModule):
         """Part of the learning rate that is left after going back to a checkpoint."""
         self.spikes = Spikes(spike_factor)
         self.solves = WorstSolve()
-        self.share = Share(potential, loss, self.solves, compiled)
+        self.share = Share(potential, loss, self.solves, ask)
         self._refused = ""
         self._moved = True
         self._sums: ErrorSums | None = None
@@ -252,9 +251,8 @@ class TrainingModule(pl.LightningModule):
         """Predict with the weights that are kept, without a graph behind."""
         stress = batch.present.get("stress")
         with torch.enable_grad():
-            model = self.evaluated
-            ask = model if self.compiled is None else partial(self.compiled, model)
-            prediction: Prediction = ask(
+            prediction = self.ask(
+                self.evaluated,
                 batch.structures,
                 forces="forces" in batch.labels,
                 stress=None if stress is not None and bool(stress.any()) else False,

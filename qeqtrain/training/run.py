@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from qeqtrain.errors import Diverged, Interrupted, UserMistake, nearest
 from qeqtrain.models.archive import restore
 from qeqtrain.models.compiling import CompiledResponse
+from qeqtrain.models.threads import respond_alone, respond_by_threads
 from qeqtrain.training.assembly import potential_for, sketch_potential, unseen_state_notes
 from qeqtrain.training.checkpoints import BEST, Checkpoints
 from qeqtrain.training.finetuning.origin import ENTRY as FINETUNED_FROM
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from qeqtrain.data.batching import Batch, StatefulLoader
     from qeqtrain.data.prepared import PreparedFrames
+    from qeqtrain.models.potential import Ask, Potential
 
 
 def fit(
@@ -142,7 +144,7 @@ def fit(
         log_every=trainer.log_every,
         spike_factor=trainer.spike_factor,
         members=[budget, signals, checkpoints],
-        compiled=CompiledResponse(model) if trainer.compile else None,
+        ask=_responder(model, trainer),
     )
     for note in unseen_state_notes(model, data):
         say(f"data: {note}")
@@ -217,6 +219,14 @@ def fit(
     if tuning is not None:
         tuning.after(run, Path(summary["best"]))
     return summary
+
+
+def _responder(model: Potential, trainer: TrainerSettings) -> Ask:
+    """Choose what predicts during training."""
+    if trainer.compile:
+        return CompiledResponse(model)
+    # Parts that are timed by hooks are called one after the other.
+    return respond_alone if trainer.profile else respond_by_threads
 
 
 class Batches(pl.LightningDataModule):

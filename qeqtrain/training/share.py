@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from qeqtrain.errors import EquilibrationFailed, UserMistake
+from qeqtrain.models.threads import respond_by_threads
+from qeqtrain.physics.stationary import efforts
 from qeqtrain.training.halves import Backoff
 
 if TYPE_CHECKING:
     from qeqtrain.data.batching import Batch
-    from qeqtrain.models.compiling import CompiledResponse
-    from qeqtrain.models.potential import Potential
+    from qeqtrain.models.potential import Ask, Potential
     from qeqtrain.training.loss import Loss
     from qeqtrain.training.solves import WorstSolve
 
@@ -30,7 +30,7 @@ class Share:
         potential: in training.
         loss: what is minimised.
         solves: told of every charge solve.
-        compiled: predicts in the potential's place, if anything does.
+        ask: predicts in the potential's place.
 
     Attributes:
         batch: of this step; ``None`` between steps.
@@ -45,10 +45,10 @@ class Share:
         potential: Potential,
         loss: Loss,
         solves: WorstSolve,
-        compiled: CompiledResponse | None = None,
+        ask: Ask = respond_by_threads,
     ) -> None:
         self._potential, self._loss, self._solves = potential, loss, solves
-        self._predict = potential if compiled is None else partial(compiled, potential)
+        self._ask = ask
         self.backoff = Backoff()
         self.batch: Batch | None = None
         self.loss = self.bad_charges = torch.zeros((), dtype=torch.float64)
@@ -110,13 +110,16 @@ class Share:
 
     def _compare(self, batch: Batch) -> Tensor:
         """Loss of the batch of this step, or of a part of it."""
-        prediction = self._predict(
-            batch.structures,
-            forces=self._loss.needs("forces"),
-            stress=None if self._loss.needs("stress") else False,
-            born_charges=None if self._loss.needs("born_charges") else False,
-        )
-        self._solves.add(getattr(self._potential.charge, "effort", None))
+        with efforts() as found:
+            prediction = self._ask(
+                self._potential,
+                batch.structures,
+                forces=self._loss.needs("forces"),
+                stress=None if self._loss.needs("stress") else False,
+                born_charges=None if self._loss.needs("born_charges") else False,
+            )
+        for effort in found:
+            self._solves.add(effort)
         if prediction.charges is not None:
             bad = ~torch.isfinite(prediction.charges.detach())
             self.bad_charges = self.bad_charges + bad.sum()

@@ -20,9 +20,9 @@ class WorstSolve:
     def __init__(self) -> None:
         self._worst: Tensor | None = None
 
-    def add(self, effort: Effort | None) -> None:
-        """Count the solves of a batch in; ``None`` where a model solves nothing."""
-        if effort is None or effort.residual.numel() == 0:
+    def add(self, effort: Effort) -> None:
+        """Count the solves of a batch, or of a part of it, in."""
+        if effort.residual.numel() == 0:
             return
         found = torch.stack(
             [

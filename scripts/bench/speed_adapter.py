@@ -78,6 +78,7 @@ def build(
     start = time.perf_counter()
     from qeqtrain.models.compiling import CompiledResponse
     from qeqtrain.models.potential import build_potential
+    from qeqtrain.models.threads import respond_by_threads
     from qeqtrain.neighbors import with_pairs
     from qeqtrain.structures import Structure, Structures, collate
 
@@ -91,7 +92,8 @@ def build(
         average_neighbors=30.0,
     )
 
-    ask = partial(CompiledResponse(potential), potential) if args.compile else potential
+    respond = CompiledResponse(potential) if args.compile else respond_by_threads
+    ask = partial(respond, potential)
 
     def one(atoms: Atoms) -> Structure:
         return with_pairs(Structure.from_atoms(atoms, total_charge=0.0), potential.cutoffs)

@@ -26,6 +26,7 @@ class Small:
     def __init__(self, potential: Any, atoms: int, *, backward: bool) -> None:
         self.potential, self.atoms, self.backward = potential, atoms, backward
         self.charge, self.field = potential.charge, potential.field
+        self.compiled = None
         self.tried: list[int] = []
 
     def __call__(self, structures: Any, **asked: Any) -> Any:

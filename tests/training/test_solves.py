@@ -23,7 +23,6 @@ def effort(residual: float, iterations: int, condition: float) -> Effort:
 
 def test_the_worst_of_many_solves_is_kept() -> None:
     worst = WorstSolve()
-    worst.add(None)
     assert worst.values() == {}
     worst.add(effort(1e-9, 7, 30.0))
     worst.add(effort(1e-11, 9, 20.0))

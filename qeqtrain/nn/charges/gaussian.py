@@ -107,7 +107,7 @@ class GaussianCharges(nn.Module):
         )
         self.width = Widths(elements, trained=train_widths)
         self.effort: Effort | None = None
-        """What the last solve took; training writes down the worst."""
+        """What the last solve took."""
 
     @property
     def cutoffs(self) -> dict[str, Reach]:

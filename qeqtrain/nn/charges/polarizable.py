@@ -81,7 +81,7 @@ class CoreShells(nn.Module):
         self.mode, self.gradients, self.damping = mode, gradients, damping
         self.cutoff, self.fragments, self.constants = cutoff, fragments, constants
         self.effort: Effort | None = None
-        """What the last solution for the charges took; training writes down the worst."""
+        """What the last solution for the charges took."""
 
     @property
     def cutoffs(self) -> dict[str, Reach]:

@@ -1,0 +1,174 @@
+"""Energy, forces and their derivatives in the weights, by several threads of a CPU.
+
+Torch's own threads share every operation and wait for each other at its end. A step of these
+networks is thousands of operations on blocks that fit into a cache, and sums onto atoms, of
+which a second thread takes little off. Structures do not know each other, so a batch is divided
+instead: each thread works out energy, forces and the gradient of its own structures from the
+beginning to the end. Gradients are added up in the order of the parts, so that they do not
+depend on which thread was first; they are rounded differently than on one thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from dataclasses import fields
+from functools import cache, partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from qeqtrain.models.dividing import chosen, shares
+from qeqtrain.models.padding import PER_STRUCTURE
+from qeqtrain.models.potential import Potential
+from qeqtrain.nn.blocks import beside_other_threads
+from qeqtrain.physics.function import Function
+from qeqtrain.structures import Prediction, Structures
+
+AT_ONCE = 8
+"""Most parts of a batch: Python works for one thread at a time, some 15 ms for each part."""
+
+LEAST = 2000
+"""Neighbour pairs, and atoms, that make a part worth its overhead."""
+
+Value = TypeVar("Value")
+Part = TypeVar("Part")
+
+
+def respond_alone(potential: Potential, structures: Structures, **question: Any) -> Prediction:
+    """Predict on this thread, which torch's own may help."""
+    found: Prediction = potential(structures, **question)
+    return found
+
+
+def respond_by_threads(
+    potential: Potential,
+    structures: Structures,
+    *,
+    forces: bool = True,
+    stress: bool | None = None,
+    born_charges: bool | None = False,
+) -> Prediction:
+    """Predict as the potential itself does, on as many threads as torch has.
+
+    In training the result can be differentiated once, in the weights alone. Hooks on parts of
+    the potential are called by all threads at once.
+
+    Args:
+        potential: asked by all threads at once.
+        structures: B of them; a batch that is too small, not on a CPU, or answered by machine
+            code, is not divided.
+        forces: wanted or not.
+        stress: wanted or not; ``None`` means wherever all directions are periodic.
+        born_charges: wanted or not; ``None`` means wherever they are defined.
+    """
+    if stress is None:
+        stress = bool(structures.on_host("pbc").all(dim=-1).any())
+
+    ask = partial(
+        respond_alone, potential, forces=forces, stress=stress, born_charges=born_charges
+    )
+    threads = torch.get_num_threads()
+    here = structures.positions.device.type == "cpu" and potential.compiled is None
+    if threads == 1 or not here:
+        return ask(structures)
+    places = shares(structures, min(threads, AT_ONCE), LEAST)
+    if len(places) == 1:
+        return ask(structures)
+    found = _each(ask, [chosen(structures, mine) for mine in places])
+    names = [f.name for f in fields(Prediction) if getattr(found[0], f.name) is not None]
+    columns = [[getattr(p, name) for p in found] for name in names]
+    owners = [torch.nonzero(torch.isin(structures.batch, mine)).squeeze(1) for mine in places]
+    order = {True: torch.cat(places).argsort(), False: torch.cat(owners).argsort()}
+    if torch.is_grad_enabled() and potential.training:
+        weights = [w for w in potential.parameters() if w.requires_grad]
+        joined = _Joined.apply(columns, *weights)
+    else:
+        joined = [torch.cat(column) for column in columns]
+    return Prediction(
+        **{
+            name: whole.index_select(0, order[name in PER_STRUCTURE])
+            for name, whole in zip(names, joined, strict=True)
+        }
+    )
+
+
+class _Joined(Function):
+    """What the parts gave, one behind the other; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, columns: list[list[Tensor]], *weights: nn.Parameter
+    ) -> tuple[Tensor, ...]:
+        ctx.columns, ctx.weights = columns, weights
+        ctx.set_materialize_grads(False)
+        joined = [torch.cat(column) for column in columns]
+        constant = [
+            whole
+            for whole, column in zip(joined, columns, strict=True)
+            if not any(t.requires_grad for t in column)
+        ]
+        ctx.mark_non_differentiable(*constant)
+        return tuple(joined)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        weights = [w for w, n in zip(ctx.weights, ctx.needs_input_grad[1:], strict=True) if n]
+        outputs: list[list[Tensor]] = [[] for _ in ctx.columns[0]]
+        cotangents: list[list[Tensor]] = [[] for _ in ctx.columns[0]]
+        for column, gradient in zip(ctx.columns, gradients, strict=True):
+            if gradient is None:
+                continue
+            pieces = gradient.split([len(t) for t in column])
+            for k, (t, piece) in enumerate(zip(column, pieces, strict=True)):
+                if t.requires_grad:
+                    outputs[k].append(t)
+                    cotangents[k].append(piece)
+        ctx.columns = None  # what led to them is spent
+
+        def slopes(k: int) -> Sequence[Tensor | None]:
+            if not outputs[k]:
+                return [None] * len(weights)
+            return torch.autograd.grad(outputs[k], weights, cotangents[k], allow_unused=True)
+
+        found = _each(slopes, range(len(outputs)))
+        totals = iter([_sum(column) for column in zip(*found, strict=True)])
+        return None, *(next(totals) if n else None for n in ctx.needs_input_grad[1:])
+
+
+def _sum(values: Sequence[Tensor | None]) -> Tensor | None:
+    """Add up in order; ``None`` where there is nothing."""
+    total: Tensor | None = None
+    for value in values:
+        if value is not None:
+            total = value if total is None else total + value
+    return total
+
+
+def _each(work: Callable[[Part], Value], parts: Sequence[Part]) -> list[Value]:
+    """Do some work on all parts at once, in this context; raises what the first of them did."""
+    each = max(1, torch.get_num_threads() // len(parts))
+    gradient = torch.is_grad_enabled()
+
+    def run(part: Part) -> Value:
+        torch.set_num_threads(each)  # of this thread alone
+        with torch.set_grad_enabled(gradient), beside_other_threads():
+            return work(part)
+
+    pool = _pool(os.getpid())
+    futures: list[Future[Value]] = [
+        pool.submit(copy_context().run, run, part) for part in parts
+    ]
+    wait(futures)  # all of them, lest some go on while an error is handled
+    return [future.result() for future in futures]
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Keep the threads of a process; a forked one has none of its parent's."""
+    return ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="structures")

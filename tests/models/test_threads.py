@@ -1,0 +1,189 @@
+"""A batch that several threads share gives what one thread gives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from qeqtrain.errors import EquilibrationFailed
+from qeqtrain.models import threads
+from qeqtrain.models.dividing import chosen, shares, work
+from qeqtrain.models.threads import respond_by_threads
+from qeqtrain.physics.stationary import efforts
+from tests.crosses import small_cross
+from tests.systems import batch_of, one_atom_cell, slab, triclinic, water
+
+if TYPE_CHECKING:
+    from qeqtrain.models.potential import Potential
+    from qeqtrain.structures import Prediction, Structures
+
+CROSSES = [
+    ("tensornet", "diagonal", "feature"),
+    ("nequip", "none", "feature"),
+    ("nequip", "gaussian", "second"),
+    ("tensornet", "polarizable", "variational"),
+]
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two threads, and no batch too small for them."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "LEAST", 1)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def mixed(potential: Potential) -> Structures:
+    """Five structures, of which neighbours in the batch end up in different parts."""
+    return batch_of([water(), triclinic(), water(1.0), slab(), one_atom_cell()], potential)
+
+
+def loss(found: Prediction) -> torch.Tensor:
+    """Something that reads energies, forces, stress and charges, each structure its own way."""
+    terms = [found.energy, found.forces, found.stress, found.charges]
+    given = [t.nan_to_num() for t in terms if t is not None]
+    return sum((t.sin() * torch.arange(1.0, t.numel() + 1).view_as(t)).sum() for t in given)
+
+
+def slopes(found: Prediction, potential: Potential) -> list[torch.Tensor | None]:
+    weights = [w for w in potential.parameters() if w.requires_grad]
+    return list(torch.autograd.grad(loss(found), weights, allow_unused=True))
+
+
+def counted(potential: Potential) -> tuple[list[str], Any]:
+    """Write down the thread of every call of the backbone."""
+    names: list[str] = []
+    hook = potential.backbone.register_forward_pre_hook(
+        lambda *_: names.append(threading.current_thread().name)
+    )
+    return names, hook
+
+
+@pytest.mark.parametrize("cross", CROSSES, ids="-".join)
+def test_two_threads_give_what_one_gives(cross: tuple[str, str, str]) -> None:
+    potential = small_cross(*cross).train()
+    batch = mixed(potential)
+    expected = potential(batch)
+    names, hook = counted(potential)
+    found = respond_by_threads(potential, batch)
+    hook.remove()
+    assert len(names) == 2
+    assert all(name.startswith("structures") for name in names)
+    for f in fields(found):
+        own, other = getattr(found, f.name), getattr(expected, f.name)
+        assert (own is None) == (other is None), f.name
+        if own is not None:
+            torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9, equal_nan=True)
+    for a, b in zip(slopes(found, potential), slopes(expected, potential), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
+    assert torch.get_num_threads() == 2
+
+
+def test_the_same_numbers_every_time() -> None:
+    potential = small_cross("tensornet", "gaussian", "feature").train()
+    batch = mixed(potential)
+    first, second = (slopes(respond_by_threads(potential, batch), potential) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_a_prediction_that_nobody_differentiates_has_no_graph() -> None:
+    potential = small_cross("tensornet", "diagonal", "feature")
+    found = respond_by_threads(potential, mixed(potential))
+    assert not found.energy.requires_grad
+    with torch.no_grad():
+        potential.train()
+        assert not respond_by_threads(potential, mixed(potential)).forces.requires_grad
+
+
+def test_frozen_weights_and_unread_outputs_have_no_gradient() -> None:
+    potential = small_cross("tensornet", "diagonal", "feature").train()
+    potential.backbone.requires_grad_(False)
+    batch = mixed(potential)
+    found, expected = respond_by_threads(potential, batch), potential(batch)
+    found.charges.square().sum().backward()
+    assert all(w.grad is None for w in potential.backbone.parameters())
+    weights = [w for w in potential.charge.parameters() if w.requires_grad]
+    given = torch.autograd.grad(expected.charges.square().sum(), weights, allow_unused=True)
+    for weight, gradient in zip(weights, given, strict=True):
+        assert (weight.grad is None) == (gradient is None)
+        if gradient is not None:
+            torch.testing.assert_close(weight.grad, gradient)
+    assert all(w.grad is None for w in potential.coupling.parameters())
+
+
+def test_small_batches_and_one_thread_are_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = small_cross("tensornet", "diagonal", "feature")
+    here = [threading.current_thread().name]
+    batch = mixed(potential)
+    for parts in ("one thread", "one structure", "little work"):
+        with monkeypatch.context() as patch:
+            if parts == "one thread":
+                torch.set_num_threads(1)
+            if parts == "little work":
+                patch.setattr(threads, "LEAST", int(work(batch).sum()))
+            one = chosen(batch, torch.tensor([1])) if parts == "one structure" else batch
+            names, hook = counted(potential)
+            respond_by_threads(potential, one)
+            hook.remove()
+            assert names == here, parts
+            torch.set_num_threads(2)
+
+
+def test_solves_of_all_threads_are_heard() -> None:
+    potential = small_cross("tensornet", "gaussian", "feature").train()
+    with efforts() as heard:
+        respond_by_threads(potential, mixed(potential))
+    assert sorted(len(effort.residual) for effort in heard) == [1, 4]  # the crystal alone
+    assert all(effort.residual.max() < 1e-9 for effort in heard)
+    respond_by_threads(potential, mixed(potential))
+    assert len(heard) == 2  # nobody listens any more
+
+
+def test_a_failure_names_the_structure_by_its_place_in_the_whole_batch() -> None:
+    potential = small_cross("tensornet", "gaussian", "feature").train()
+    batch = mixed(potential)
+    alone = batch.batch == 2  # the second water molecule
+    batch.positions[alone] = torch.nan
+    with pytest.raises(EquilibrationFailed, match=r"structure 2 of the batch \(H2O\)"):
+        respond_by_threads(potential, batch)
+    # The threads are free again.
+    respond_by_threads(potential, mixed(potential))
+
+
+def test_shares_are_even_and_whole() -> None:
+    potential = small_cross("tensornet", "diagonal", "feature")
+    batch = mixed(potential)
+    todo = work(batch)
+    pairs = sum(len(e.sender) for e in batch.edges.values())
+    assert int(todo.sum()) == batch.n_atoms + pairs
+    for parts in (1, 2, 3, 9):
+        given = shares(batch, parts)
+        assert len(given) == min(parts, 5)
+        assert sorted(torch.cat(given).tolist()) == list(range(5))
+        assert all(g.tolist() == sorted(g.tolist()) for g in given)
+    sums = [int(todo[g].sum()) for g in shares(batch, 2)]
+    assert max(sums) - min(sums) <= int(todo.max())
+    assert len(shares(batch, 2, least=int(todo.sum()))) == 1
+
+
+def test_a_chosen_part_knows_where_it_comes_from() -> None:
+    batch = mixed(small_cross("tensornet", "diagonal", "feature"))
+    part = chosen(batch, torch.tensor([0, 2, 4]))
+    again = chosen(part, torch.tensor([1, 2]))
+    assert again.places == (2, 4)
+    torch.testing.assert_close(again.total_charge, batch.total_charge[[2, 4]])
+    for consumer, edges in batch.edges.items():
+        inside = torch.isin(batch.batch[edges.sender], torch.tensor([2, 4]))
+        torch.testing.assert_close(
+            again.edge_vectors(consumer), batch.edge_vectors(consumer)[inside]
+        )
