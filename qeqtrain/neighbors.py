@@ -124,7 +124,7 @@ class SkinnedLists:
     """
 
     def __init__(self, skin: float) -> None:
-        if not 0.0 <= skin < math.inf:
+        if not isinstance(skin, int | float) or not 0.0 <= skin < math.inf:
             raise UserMistake(f"skin={skin}: expected 0 or more, A")
         self.skin = skin
         self.built = 0

@@ -118,6 +118,13 @@ class Edges:
     cutoff: float
     reach: Tensor | None = None
 
+    def reaches(self, structures: int) -> Tensor:
+        """Cutoff of the list of each of B structures, A, float64, shape ``(B,)``."""
+        if self.reach is not None:
+            return self.reach
+        none = torch.zeros(structures, dtype=torch.float64, device=self.shift.device)
+        return none + self.cutoff
+
     def both_directions(self) -> Edges:
         """List every pair twice, once from each end: E = 2P directed edges."""
         return Edges(

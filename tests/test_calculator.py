@@ -273,6 +273,8 @@ def test_dynamics_with_a_skin_is_the_dynamics_without() -> None:
 def test_memory_and_skin_without_sense_are_mistakes() -> None:
     with pytest.raises(UserMistake, match="skin=-1"):
         QeqCalculator(small_qet(), skin=-1)
+    with pytest.raises(UserMistake, match="skin=wide: expected 0 or more"):
+        QeqCalculator(small_qet(), skin="wide")  # type: ignore[arg-type]
     with pytest.raises(
         UserMistake, match="memory=tiny: expected one of auto, small, medium, plain"
     ):

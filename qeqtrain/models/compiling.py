@@ -6,8 +6,8 @@ serves batches of all sizes; a size of one, special to the compiler, never reach
 (:mod:`~qeqtrain.models.padding`).
 
 Structures with fragments or in a field go the ordinary way. Charge models that solve linear
-systems of every size (``gaussian``, ``polarizable``) are not written down at all, nor is a
-second network, which looks at the charges it meets.
+systems of every size (``gaussian``, ``polarizable``) stay one operation of the graph, which
+runs as it always does (:mod:`~qeqtrain.physics.opaque`); the rest around it is compiled.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CompiledResponse:
     running average, may be asked through it.
 
     Args:
-        potential: with a charge model in closed form, or none.
+        potential: whose parts can be compiled.
         asked: by what the user asked for compiled code.
         differentiable: whether weights are trained through it; code without is smaller, and
             made sooner.
@@ -131,13 +131,19 @@ def keep_code() -> None:
     os.environ.setdefault(CACHE, str(cache / "qeqtrain" / "compiled"))
 
 
-def refuse_uncompilable(potential: Potential, asked: str) -> None:
-    """Raise a :class:`UserMistake` where code cannot be made, naming how it was asked for."""
-    if names := untraceable_parts(potential):
+def refuse_uncompilable(potential: Potential, asked: str, *, alone: bool = False) -> None:
+    """Raise a :class:`UserMistake` where code cannot be made.
+
+    Args:
+        potential: to be compiled.
+        asked: by what the user asked for it.
+        alone: whether code has to run without Python.
+    """
+    if names := untraceable_parts(potential, alone=alone):
+        charges = "charge=none, local and diagonal, " if alone else ""
         raise UserMistake(
             f"{asked} is asked for, but {', '.join(names)} cannot be compiled; leave it out, "
-            "or choose among charge=none, local and diagonal, coupling=feature, additive and "
-            "variational, baselines=none and zbl"
+            f"or choose among {charges}baselines=none and zbl, potential.atomic_dipoles=false"
         )
     from torch._inductor import exc
     from torch._inductor.cpp_builder import get_cpp_compiler

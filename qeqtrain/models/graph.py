@@ -112,12 +112,21 @@ class ResponseGraph:
         return Prediction(**dict(zip(self.names, tensors, strict=True)))
 
 
-def untraceable_parts(potential: Potential) -> list[str]:
-    """Name the parts that cannot be written down as a graph."""
+def untraceable_parts(potential: Potential, *, alone: bool = False) -> list[str]:
+    """Name the parts that cannot be written down as a graph.
+
+    Args:
+        potential: whose parts.
+        alone: whether code has to run without Python.
+    """
     parts = [potential.charge, potential.coupling, *potential.baselines.values()]
     if potential.atomic_dipoles is not None:
         parts.append(potential.atomic_dipoles)
-    return [type(p).__name__ for p in parts if not getattr(p, "traceable", False)]
+    return [type(part).__name__ for part in parts if not _goes_in(part, alone=alone)]
+
+
+def _goes_in(part: nn.Module, *, alone: bool) -> bool:
+    return getattr(part, "traceable", False) and not (alone and getattr(part, "opaque", False))
 
 
 def is_usual(structures: Structures) -> bool:
@@ -142,6 +151,7 @@ def flat_tensors(structures: Structures, consumers: Sequence[str]) -> list[Tenso
     for name in consumers:
         edges = structures.edges[name]
         flat += [edges.sender, edges.receiver, edges.shift]
+        flat.append(edges.reaches(len(structures)))
     return flat
 
 
@@ -168,7 +178,7 @@ def _rebuilt(flat: Sequence[Tensor], cutoffs: dict[str, float], *, mixed: bool) 
     own: dict[str, Any] = dict(zip(names, flat, strict=False))
     rest = flat[len(names) :]
     edges = {
-        name: Edges(*rest[3 * k : 3 * k + 3], cutoff)
+        name: Edges(*rest[4 * k : 4 * k + 3], cutoff, rest[4 * k + 3])
         for k, (name, cutoff) in enumerate(cutoffs.items())
     }
     return Structures(**own, edges=edges)

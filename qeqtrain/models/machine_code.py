@@ -63,7 +63,7 @@ def write_machine_code(potential: Potential, path: Path) -> dict[str, Any]:
     Raises:
         UserMistake: a part cannot be compiled, or there is no compiler.
     """
-    refuse_uncompilable(potential, "--compiled")
+    refuse_uncompilable(potential, "--compiled", alone=True)
     keep_code()
     graph = ResponseGraph(potential, forces=True, stress=True)
     inputs = ([w.detach() for w in weights_of(potential)], graph.flat(graph.example))

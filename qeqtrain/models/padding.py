@@ -54,6 +54,8 @@ def padded(structures: Structures) -> Structures:
             joined(e.receiver, ends[1]),
             joined(e.shift, e.shift.new_zeros((3, 3))),
             e.cutoff,
+            # All its pairs are listed, whatever the others' lists reach.
+            joined(e.reaches(len(s)), torch.full_like(s.total_charge[:1], torch.inf)),
         )
         for name, e in s.edges.items()
     }

@@ -20,6 +20,7 @@ from qeqtrain.errors import UserMistake
 from qeqtrain.nn.charges import Charges
 from qeqtrain.nn.couplings import ChargeEnergy, Coupling
 from qeqtrain.nn.mlp import UnitLinear
+from qeqtrain.physics.tracing import traced
 from qeqtrain.structures import Structures
 
 Tails = Literal["soft", "none"]
@@ -69,7 +70,7 @@ class ChargeBins(nn.Module):
 
     def _remark(self, charges: Tensor) -> None:
         """Say once that charges left the range; on a GPU this would cost a wait."""
-        if self.warned or charges.device.type != "cpu" or charges.numel() == 0:
+        if self.warned or traced() or charges.device.type != "cpu" or charges.numel() == 0:
             return
         low, high = float(charges.detach().min()), float(charges.detach().max())
         if low < self.lowest or high > self.highest:
@@ -108,9 +109,6 @@ class SecondNetwork(Coupling):
     Raises:
         UserMistake: no charges to read, or no sense in the bins.
     """
-
-    traceable = False
-    """Whether it can be written down as a graph and compiled."""
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ def open_directions(cell: Tensor, pbc: Tensor) -> Tensor:
         cell: rows, A, shape ``(B, 3, 3)``.
         pbc: shape ``(B, 3)``.
     """
-    projector = torch.eye(3, dtype=cell.dtype, device=cell.device).repeat(len(cell), 1, 1)
+    projector = torch.eye(3, dtype=cell.dtype, device=cell.device).expand_as(cell)
     for row, periodic in zip(cell.unbind(1), pbc.unbind(1), strict=True):
         left = torch.einsum("bij,bj->bi", projector, row)  # Gram and Schmidt
         square = torch.where(periodic, left.square().sum(dim=-1), 1.0)

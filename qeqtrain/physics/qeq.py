@@ -22,7 +22,7 @@ network's precision.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,9 +31,11 @@ from qeqtrain.errors import UserMistake, nearest
 from qeqtrain.physics.ewald import DENSE_BELOW, MESH_FROM
 from qeqtrain.physics.interaction import GaussianCoulomb
 from qeqtrain.physics.matrix_free import MatrixFreeCoulomb
+from qeqtrain.physics.opaque import Opaque, flattened, rebuilt
 from qeqtrain.physics.solvers.dense import PreparedCholesky
 from qeqtrain.physics.solvers.iterative import ConjugateGradient
 from qeqtrain.physics.stationary import Effort, Problem, solve_stationary
+from qeqtrain.physics.tracing import traced
 from qeqtrain.structures import ChargeGroups, Structures
 
 
@@ -96,6 +98,23 @@ def equilibrate(
             something is not finite, two atoms coincide; the message names the structure.
         UserMistake: one periodic direction, a charged slab, a neighbour list too short.
     """
+    given = (electronegativity, hardness, width, structures)
+    if traced():
+        return _kept_whole(*given, solver=solver, accuracy=accuracy, mesh=mesh)
+    return _equilibrate(*given, solver=solver, accuracy=accuracy, mesh=mesh)
+
+
+def _equilibrate(
+    electronegativity: Tensor,
+    hardness: Tensor,
+    width: Tensor,
+    structures: Structures,
+    *,
+    solver: Literal["auto", "dense", "iterative"],
+    accuracy: float,
+    mesh: bool | None,
+) -> Equilibrium:
+    """Do it; arguments as above."""
     groups = structures.charge_groups()
     J = hardness.double()
     # Where a potential is held it adds to the electronegativity and nothing is constrained.
@@ -125,6 +144,43 @@ def equilibrate(
         coulomb_energy=0.5 * structures.sum_over_atoms(q * potential),
         effort=problem.effort,
     )
+
+
+def _kept_whole(
+    electronegativity: Tensor,
+    hardness: Tensor,
+    width: Tensor,
+    structures: Structures,
+    **options: Any,
+) -> Equilibrium:
+    """Do it as one operation of a graph, for structures without groups."""
+    geometry, constants = flattened(structures, "charge")
+    variables = [electronegativity, hardness, width, *geometry]
+    charges, mu, energy, potential, coulomb = _WHOLE(variables, constants, **options)
+    return Equilibrium(charges, mu, energy, potential, coulomb)
+
+
+def _whole(variables: list[Tensor], constants: list[Tensor], **options: Any) -> list[Tensor]:
+    """Do it with what :func:`_kept_whole` has made lists of."""
+    chi, hardness, width, *geometry = variables
+    structures = rebuilt(geometry, constants, "charge")
+    found = _equilibrate(chi, hardness, width, structures, **options)
+    assert found.potential is not None
+    assert found.coulomb_energy is not None
+    return [
+        *(found.charges, found.chemical_potential, found.energy),
+        *(found.potential, found.coulomb_energy),
+    ]
+
+
+def _results(variables: list[Tensor], constants: list[Tensor]) -> list[Tensor]:
+    """Shapes of what :func:`_whole` returns."""
+    per_atom, per_structure = variables[0], constants[3]
+    shapes = (per_atom, per_structure, per_structure, per_atom, per_structure)
+    return [torch.empty_like(t, dtype=torch.float64) for t in shapes]
+
+
+_WHOLE = Opaque("equilibrate", _whole, _results)
 
 
 def _iterative(solver: str, structures: Structures) -> bool:

@@ -92,13 +92,26 @@ class Solver(Protocol):
 
 
 class Problem(Generic[AnyInteraction]):
-    """What the solution and all its derivatives share: the interaction and a factored H."""
+    """What the solution and all its derivatives share: the interaction and a factored H.
+
+    Args:
+        coulomb: the interaction.
+        solver: of the equations.
+        name: ``dense`` or ``iterative``.
+        condition: estimate of the condition number, ``(B,)``.
+        remedy: what a user can do about a solver that stalls.
+    """
 
     def __init__(
-        self, coulomb: AnyInteraction, solver: Solver, name: str, condition: Tensor
+        self,
+        coulomb: AnyInteraction,
+        solver: Solver,
+        name: str,
+        condition: Tensor,
+        remedy: str = "raise the hardness or use charge.solver=dense",
     ) -> None:
         self.coulomb, self.solver, self.name = coulomb, solver, name
-        self.condition = condition
+        self.condition, self.remedy = condition, remedy
         self.effort: Effort | None = None
 
     def solve(self, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +154,7 @@ class Problem(Generic[AnyInteraction]):
             "finite; the network or its input has diverged",
             Outcome.STALLED: "the iterative solver stopped at a relative residual of "
             f"{float(solution.residual[index]):.1e} after {int(solution.iterations[index])} "
-            "iterations; raise the hardness or use charge.solver=dense",
+            f"iterations; {self.remedy}",
         }
         outcome = Outcome(int(solution.outcome[index]))
         return f"{name_of(self.coulomb.structures, index)}: {reasons[outcome]}"

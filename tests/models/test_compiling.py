@@ -17,7 +17,7 @@ from torch._inductor import config as inductor
 from qeqtrain.calculator import QeqCalculator
 from qeqtrain.cli import main
 from qeqtrain.errors import UserMistake
-from qeqtrain.models.compiling import CompiledResponse
+from qeqtrain.models.compiling import CompiledResponse, refuse_uncompilable
 from qeqtrain.models.graph import ResponseGraph, weights_of
 from qeqtrain.models.padding import cut, needs_padding, padded
 from tests.crosses import small_cross
@@ -35,12 +35,17 @@ if TYPE_CHECKING:
 CROSSES = [
     pytest.param("tensornet", "diagonal", "feature", id="tensornet-diagonal-feature"),
     pytest.param("nequip", "none", "feature", id="nequip-none"),
+    pytest.param("nequip", "gaussian", "second", id="nequip-gaussian-second"),
     *(
         pytest.param(*cross, marks=pytest.mark.slow, id="-".join(cross))
         for cross in (
             ("tensornet", "local", "coulomb"),
             ("tensornet", "diagonal", "variational"),
             ("nequip", "diagonal", "full"),
+            ("nequip", "diagonal", "second"),
+            ("tensornet", "gaussian", "variational"),
+            ("tensornet", "polarizable", "variational"),
+            ("nequip", "pqeq", "full"),
         )
     ),
 ]
@@ -88,18 +93,17 @@ def test_the_graph_equals_the_ordinary_way_for_sizes_it_was_not_made_with(
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("cross", "part"),
-    [
-        (("tensornet", "gaussian", "full"), "GaussianCharges"),
-        (("nequip", "diagonal", "second"), "SecondNetwork"),
-    ],
-)
-def test_parts_that_cannot_be_compiled_are_refused_in_words(
-    cross: tuple[str, str, str], part: str
-) -> None:
-    with pytest.raises(UserMistake, match=rf"trainer\.compile .*{part}"):
-        CompiledResponse(small_cross(*cross))
+def test_parts_that_cannot_be_compiled_are_refused_in_words() -> None:
+    potential = small_cross("tensornet", "gaussian", "full", atomic_dipoles=True)
+    with pytest.raises(UserMistake, match=r"trainer\.compile .*AtomicDipoles.*dipoles=false"):
+        CompiledResponse(potential)
+
+
+def test_machine_code_has_no_room_for_solves() -> None:
+    potential = small_cross("tensornet", "gaussian", "full")
+    refuse_uncompilable(potential, "trainer.compile")
+    with pytest.raises(UserMistake, match=r"--compiled .*GaussianCharges.*charge=none, local"):
+        refuse_uncompilable(potential, "--compiled", alone=True)
 
 
 ALONE = [[water()], [triclinic()], [water()[:2]], [water()[:1]], [water(), water()[:1]]]
@@ -107,7 +111,7 @@ ALONE = [[water()], [triclinic()], [water()[:2]], [water()[:1]], [water(), water
 
 
 @pytest.mark.parametrize("backbone", ["tensornet", "nequip"])
-@pytest.mark.parametrize("charge", ["none", "diagonal", "local"])
+@pytest.mark.parametrize("charge", ["none", "diagonal", "local", "gaussian", "polarizable"])
 @pytest.mark.parametrize("atoms", ALONE, ids=lambda atoms: "+".join(map(str, atoms)))
 def test_a_molecule_beside_a_batch_changes_neither_predictions_nor_gradients(
     backbone: str, charge: str, atoms: list[Atoms]
@@ -155,10 +159,19 @@ def test_a_machine_without_a_compiler_is_told_so() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler about itself
-@pytest.mark.parametrize("backbone", ["tensornet", "nequip"])
+@pytest.mark.parametrize(
+    "cross",
+    [
+        ("tensornet", "diagonal", "feature"),
+        ("nequip", "diagonal", "feature"),
+        ("nequip", "gaussian", "second"),
+        ("tensornet", "polarizable", "feature"),
+    ],
+    ids="-".join,
+)
 @torch._dynamo.config.patch(error_on_recompile=True)
-def test_compiled_training_equals_eager_on_ten_shapes(backbone: str) -> None:
-    potential = small_cross(backbone, "diagonal", "feature").float().train()
+def test_compiled_training_equals_eager_on_ten_shapes(cross: tuple[str, str, str]) -> None:
+    potential = small_cross(*cross).float().train()
     compiled = CompiledResponse(potential)
     several = [[water()] * k + [triclinic()] * (k % 2 + 1) for k in (1, 2, 3, 7, 12, 40, 150)]
     for batch in [batch_of(atoms, potential) for atoms in several + ALONE]:

@@ -76,6 +76,12 @@ class GaussianCharges(nn.Module):
     equilibrated = True
     """Whether the charges minimise an energy, which a coupling may add."""
 
+    traceable = True
+    """Whether it can be written down as a graph and compiled."""
+
+    opaque = True
+    """Whether the graph keeps Python in it."""
+
     field: FieldCoupling = "open"
     """What follows an electric field: flowing charge, in open directions."""
 

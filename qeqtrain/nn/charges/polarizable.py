@@ -61,6 +61,12 @@ class CoreShells(nn.Module):
     equilibrated = True
     """Whether the charges minimise an energy, which a coupling may add."""
 
+    traceable = True
+    """Whether it can be written down as a graph and compiled."""
+
+    opaque = True
+    """Whether the graph keeps Python in it."""
+
     field: FieldCoupling = "every"
     """What follows an electric field: charge in open directions, shells in every one."""
 

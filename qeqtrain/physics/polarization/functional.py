@@ -76,7 +76,8 @@ class Functional:
         if max((bucket.shape[1] for bucket in self.sums.buckets), default=0) > DENSE_BELOW:
             products = SparseCharges(self.sums, self.hardness.detach(), self.groups)
             unknown = torch.full_like(self.structures.total_charge, torch.nan)
-            return Problem(self.sums, products, "iterative", unknown)
+            remedy = "raise the hardness of the elements in it"
+            return Problem(self.sums, products, "iterative", unknown, remedy)
         with torch.no_grad():
             matrices = self.sums.matrices()
             for bucket, matrix in zip(self.sums.buckets, matrices, strict=True):

@@ -29,18 +29,20 @@ a periodic direction the position of a charge has no meaning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from qeqtrain.errors import EquilibrationFailed, UserMistake, nearest
 from qeqtrain.physics.naming import name_of
+from qeqtrain.physics.opaque import Opaque, flattened, rebuilt
 from qeqtrain.physics.polarization.functional import Functional
 from qeqtrain.physics.polarization.parameters import Constants, Parameters
 from qeqtrain.physics.polarization.self_consistent import RestProblem, settle
 from qeqtrain.physics.stationary import Effort
+from qeqtrain.physics.tracing import traced
 from qeqtrain.structures import Structures
 
 Mode = Literal["labels", "released", "self_consistent"]
@@ -126,10 +128,26 @@ def polarize(
             raise UserMistake(
                 f"{name} = {value!r}; expected {' | '.join(choices)}{nearest(value, choices)}"
             )
+    used = constants or Constants()
+    if traced():
+        words = {"mode": mode, "gradients": gradients, "damping": damping}
+        return _kept_whole(parameters, structures, **words, coulomb=asdict(used))
+    return _polarize(parameters, structures, mode, gradients, used, damping)
+
+
+def _polarize(
+    parameters: Parameters,
+    structures: Structures,
+    mode: Mode,
+    gradients: Gradients,
+    constants: Constants,
+    damping: float,
+) -> Polarization:
+    """Do it; arguments as above."""
     functional = Functional(
         parameters,
         structures,
-        constants or Constants(),
+        constants,
         masked=mode != "released",
         damping=damping,
     )
@@ -160,6 +178,44 @@ def polarize(
         potential=potential,
         effort=effort,
     )
+
+
+def _kept_whole(parameters: Parameters, structures: Structures, **options: Any) -> Polarization:
+    """Do it as one operation of a graph, for structures without groups."""
+    geometry, constants = flattened(structures, "charge")
+    each = [getattr(parameters, f.name) for f in fields(parameters)]
+    found = _WHOLE([*each, *geometry], constants, **options)
+    named: dict[str, Any] = dict(zip(_TENSORS, found, strict=True))
+    return Polarization(**named, effort=None)
+
+
+def _whole(
+    variables: list[Tensor],
+    constants: list[Tensor],
+    *,
+    mode: Mode,
+    gradients: Gradients,
+    damping: float,
+    coulomb: dict[str, float],
+) -> list[Tensor]:
+    """Do it with what :func:`_kept_whole` has made lists of."""
+    *each, positions, cell = variables
+    structures = rebuilt([positions, cell], constants, "charge")
+    used = Constants(**coulomb)
+    found = _polarize(Parameters(*each), structures, mode, gradients, used, damping)
+    return [getattr(found, name) for name in _TENSORS]
+
+
+def _results(variables: list[Tensor], constants: list[Tensor]) -> list[Tensor]:
+    """Shapes of what :func:`_whole` returns."""
+    chi, positions, total_charge = variables[0], variables[-2], constants[3]
+    shapes = {"shells": positions, "dipoles": positions}
+    shapes |= dict.fromkeys(("energy", "coulomb_energy", "chemical_potential"), total_charge)
+    return [torch.empty_like(shapes.get(name, chi), dtype=torch.float64) for name in _TENSORS]
+
+
+_TENSORS = tuple(f.name for f in fields(Polarization) if f.name != "effort")
+_WHOLE = Opaque("polarize", _whole, _results)
 
 
 def _passes(
