@@ -29,7 +29,7 @@ SIZES = {
 """Atoms, about: numbers of the form 8 n^3."""
 
 CALLS_BELOW = 5000
-"""Atoms below which four calls are made: one warms up, the middle one of the rest counts."""
+"""Atoms below which four calls are made, else two: the first warms up, the median counts."""
 
 TITLES = {"qet": "QET (qet-matq)", "reaxnet": "ReaxNet (PQEq)", "nequip_lr": "NequIP-LR"}
 
@@ -129,7 +129,7 @@ def main() -> None:
     for model in options.models:
         sizes = [size for size in SIZES[model] if size <= options.largest]
         for size in [*sizes, *(sizes[:1] if len(sizes) > 1 else [])]:
-            calls = "4" if size < CALLS_BELOW else "1"
+            calls = "4" if size < CALLS_BELOW else "2"
             words = (model, str(size), "--calls", calls)
             lines.append(measure(sys.executable, *words, keep=options.results))
     if lines:

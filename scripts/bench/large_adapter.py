@@ -4,8 +4,9 @@
     python scripts/bench/large_adapter.py md 1000           steps of dynamics, ours
     PYTHON_OF_MATGL scripts/bench/large_adapter.py md 1000 --program matgl
 
-Rattled rock salt, float32 networks. matgl's QET has the size of the published one and its
-weights, which mean something else to it (another message convention): its time counts here.
+Rattled rock salt, float32 networks; glibc keeps what is freed, for both programs. matgl's QET
+has the size of the published one and its weights, which mean something else to it (another
+message convention): its time counts here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shared
 import torch
 from ase import units
 from ase.build import bulk
@@ -142,6 +144,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1, help="of the model")
     parser.add_argument("--weights", type=Path, help="folder of the published QET")
     options = parser.parse_args()
+    shared.load("bench/harness.py").tune_malloc()
     torch.set_num_threads(1)
     atoms = crystal(options.atoms)
     if options.task == "md":
