@@ -96,12 +96,12 @@ def shares(structures: Structures, parts: int, least: int = 1) -> list[Tensor]:
     Returns:
         Places in the batch, ascending within a part, int64.
     """
-    todo = work(structures).tolist()
-    parts = max(1, min(parts, len(structures), sum(todo) // max(least, 1)))
+    each = work(structures).tolist()
+    parts = max(1, min(parts, len(structures), sum(each) // max(least, 1)))
     given: list[list[int]] = [[] for _ in range(parts)]
     sums = [0] * parts
-    for place in sorted(range(len(todo)), key=lambda k: -todo[k]):
+    for place in sorted(range(len(each)), key=lambda k: -each[k]):
         part = min(range(parts), key=lambda k: (sums[k], k))
         given[part].append(place)
-        sums[part] += todo[place]
+        sums[part] += each[place]
     return [torch.tensor(sorted(places), dtype=torch.int64) for places in given]
