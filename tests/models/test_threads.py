@@ -163,17 +163,17 @@ def test_a_failure_names_the_structure_by_its_place_in_the_whole_batch() -> None
 def test_shares_are_even_and_whole() -> None:
     potential = small_cross("tensornet", "diagonal", "feature")
     batch = mixed(potential)
-    todo = work(batch)
+    each = work(batch)
     pairs = sum(len(e.sender) for e in batch.edges.values())
-    assert int(todo.sum()) == batch.n_atoms + pairs
+    assert int(each.sum()) == batch.n_atoms + pairs
     for parts in (1, 2, 3, 9):
         given = shares(batch, parts)
         assert len(given) == min(parts, 5)
         assert sorted(torch.cat(given).tolist()) == list(range(5))
         assert all(g.tolist() == sorted(g.tolist()) for g in given)
-    sums = [int(todo[g].sum()) for g in shares(batch, 2)]
-    assert max(sums) - min(sums) <= int(todo.max())
-    assert len(shares(batch, 2, least=int(todo.sum()))) == 1
+    sums = [int(each[g].sum()) for g in shares(batch, 2)]
+    assert max(sums) - min(sums) <= int(each.max())
+    assert len(shares(batch, 2, least=int(each.sum()))) == 1
 
 
 def test_a_chosen_part_knows_where_it_comes_from() -> None:
