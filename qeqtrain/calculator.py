@@ -43,7 +43,8 @@ class QeqCalculator(Calculator):
         skin: A; pairs that far beyond the cutoffs are kept, so that neighbour lists are made
             anew only when atoms have moved by half of it. Results do not depend on it.
         memory: ``small``: intermediates are worked out twice rather than kept, an eighth of
-            the memory; ``plain``: they are kept; ``auto``: by size.
+            the memory; ``medium``: those of pairs are, a third of it; ``plain``: all are kept;
+            ``auto``: by size.
 
     Raises:
         UserMistake: no such data set, a skin below zero; at a calculation: an element or a

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 import vesin
@@ -124,7 +125,7 @@ class SkinnedLists:
     """
 
     def __init__(self, skin: float) -> None:
-        if not isinstance(skin, int | float) or not 0.0 <= skin < math.inf:
+        if not isinstance(skin, Real) or not 0.0 <= skin < math.inf:
             raise UserMistake(f"skin={skin}: expected 0 or more, A")
         self.skin = skin
         self.built = 0

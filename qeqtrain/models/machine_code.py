@@ -185,6 +185,7 @@ def _sizes(graph: ResponseGraph, weights: int) -> tuple[list[None], list[dict[in
         flat.append({0: structures})
     for k in range(len(graph.consumers)):
         flat += [{0: torch.export.Dim(f"pairs_{k}", min=2)}] * 3
+        flat.append({0: structures})
     return [None] * weights, flat
 
 

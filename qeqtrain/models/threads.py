@@ -30,10 +30,10 @@ from qeqtrain.physics.function import Function
 from qeqtrain.structures import Prediction, Structures
 
 AT_ONCE = 8
-"""Most parts of a batch: Python works for one thread at a time, some 15 ms for each part."""
+"""Most parts of a batch: Python itself works for one thread at a time."""
 
 LEAST = 2000
-"""Neighbour pairs, and atoms, that make a part worth its overhead."""
+"""Neighbour pairs, and atoms, of a part: 8 molecules of 17 atoms gained nothing in two."""
 
 Value = TypeVar("Value")
 Part = TypeVar("Part")

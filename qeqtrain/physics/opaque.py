@@ -177,21 +177,12 @@ def _(variables: Tensors, constants: Tensors, name: str, words: str) -> Tensors:
 
 
 @_slope.register_fake
-def _(
-    variables: Tensors, constants: Tensors, cotangents: Tensors, name: str, words: str
-) -> Tensors:
+def _(variables: Tensors, *_: Any) -> Tensors:
     return _alike(variables)
 
 
 @_curve.register_fake
-def _(
-    variables: Tensors,
-    constants: Tensors,
-    cotangents: Tensors,
-    directions: Tensors,
-    name: str,
-    words: str,
-) -> Tensors:
+def _(variables: Tensors, constants: Tensors, cotangents: Tensors, *_: Any) -> Tensors:
     return _alike([*variables, *cotangents])
 
 
