@@ -42,6 +42,10 @@ PER_STRUCTURE = ("cell", "pbc", "total_charge", "spin", "electric_field")
 TENSORS = (*PER_ATOM, *PER_STRUCTURE)
 """Inputs of a graph, before the data set and the neighbour pairs of every consumer."""
 
+LAYOUT = 2
+"""Raised whenever :func:`flat_tensors` gives other tensors or another order, so that machine
+code written before is refused instead of run on what it was not made for."""
+
 SILU_SLOPE = torch.ops.aten.silu_backward.default
 
 
@@ -144,7 +148,7 @@ def weights_of(potential: Potential) -> list[Tensor]:
 
 
 def flat_tensors(structures: Structures, consumers: Sequence[str]) -> list[Tensor]:
-    """Lay a batch out as tensors."""
+    """Lay a batch out as tensors, in the way that :data:`LAYOUT` numbers."""
     flat = [getattr(structures, name) for name in TENSORS]
     if structures.data_set is not None:
         flat.append(structures.data_set)

@@ -26,6 +26,7 @@ import torch
 from qeqtrain.errors import UserMistake
 from qeqtrain.models.compiling import asked_padded, keep_code, refuse_uncompilable
 from qeqtrain.models.graph import (
+    LAYOUT,
     PER_ATOM,
     TENSORS,
     ResponseGraph,
@@ -99,8 +100,8 @@ class MachineCode:
         potential: that was read from the file.
 
     Raises:
-        UserMistake: the package is not there, is not the one that was exported, or is for
-            another version of torch, another processor, precision or device.
+        UserMistake: the package is not there, is not the one that was exported, or is of
+            another version of qeqtrain or torch, or for another processor.
     """
 
     def __init__(self, path: Path, said: Mapping[str, Any], potential: Potential) -> None:
@@ -196,6 +197,7 @@ def _instructions() -> str:
 def _here() -> dict[str, Any]:
     """Say what code made here runs on; the compiler writes the number of threads into it."""
     return {
+        "layout": LAYOUT,
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "instructions": _instructions(),
@@ -208,6 +210,11 @@ def _refuse_elsewhere(package: Path, said: Mapping[str, Any]) -> None:
 
     Another number of threads is told in a warning: it costs time, or takes it from others.
     """
+    if said.get("layout") != LAYOUT:
+        raise UserMistake(
+            f"{package}: made by another version of qeqtrain, which gave batches to machine "
+            "code in another order; export again, or load the model without compiled code"
+        )
     here = _here()
     problems = [
         f"{package}: machine code for {name} {said[name]}, this is {here[name]}; export again "

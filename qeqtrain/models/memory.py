@@ -20,8 +20,8 @@ LEVELS: dict[str, What] = {"plain": "nothing", "medium": "pairs", "small": "all"
 CHOICES = ("auto", *reversed(LEVELS))
 
 KEPT_UP_TO = 2000
-"""Atoms up to which ``auto`` keeps everything on a CPU: faster by a fifth at 1,000 atoms of QET,
-slower by as much at 8,000."""
+"""Atoms up to which ``auto`` keeps everything on a CPU: at 1,000 atoms of QET that is faster by
+a fifth, at 8,000 slower by as much."""
 
 MEDIUM_UP_TO = 60_000
 """Atoms up to which it keeps what atoms make: 8 GB."""

@@ -58,6 +58,8 @@ def test_nothing_is_run_unless_it_is_asked_for(described: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"layout": 1}, r"another version of qeqtrain, .*export again"),
+        ({"layout": None}, r"another version of qeqtrain, .*export again"),
         ({"torch": "2.0.1"}, r"for torch 2\.0\.1, this is .*export again here"),
         ({"system": "Plan9 mips"}, r"for system Plan9 mips, this is"),
         ({"instructions": "AVX1024"}, r"a processor with AVX1024, this one has"),
@@ -65,7 +67,7 @@ def test_nothing_is_run_unless_it_is_asked_for(described: Path) -> None:
     ],
 )
 def test_code_for_elsewhere_or_of_another_is_refused(
-    described: Path, changes: dict[str, str], message: str
+    described: Path, changes: dict[str, Any], message: str
 ) -> None:
     describe(described, **changes)
     with pytest.raises(UserMistake, match=message):
