@@ -96,10 +96,9 @@ class ResponseGraph:
             self.names = given
             return [getattr(found, name) for name in given]
 
-        # Private to torch; without it two sizes that are equal by chance become one.
-        symbolic_shapes.use_duck_shape = False
         weights, flat = weights_of(potential), self.flat(self.example)
-        with tracing():
+        # Private to torch; without it two sizes that are equal by chance become one.
+        with tracing(), symbolic_shapes.patch(use_duck_shape=False):
             ask(weights, flat)
             trace = make_fx(
                 ask, {SILU_SLOPE: _silu_slope}, "symbolic", _allow_non_fake_inputs=True

@@ -148,8 +148,8 @@ class MachineCode:
                 f"{potential.dtype} on {potential.device.type}; load it without compiled code"
             )
         mixture = potential.mixture
-        if mixture is not None:
-            structures = replace(structures, data_set=mixture.index_of(structures))
+        owners = None if mixture is None else mixture.index_of(structures)
+        structures = replace(structures, data_set=owners)
         found = asked_padded(self._ask, potential, structures)
         return replace(
             found,

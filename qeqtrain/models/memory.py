@@ -53,7 +53,10 @@ def worked_out_again(memory: Memory, structures: Structures) -> What:
     if memory != "auto":
         return LEVELS[memory]
     if structures.positions.is_cuda:
-        free, _ = torch.cuda.mem_get_info(structures.positions.device)
+        device = structures.positions.device
+        free, _ = torch.cuda.mem_get_info(device)
+        # Torch keeps for itself what it has once had: that is free for torch as well.
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return "all" if structures.n_atoms * PER_ATOM > 0.5 * free else "nothing"
     if structures.n_atoms <= KEPT_UP_TO:
         return "nothing"

@@ -212,7 +212,8 @@ class Potential(Domain, nn.Module):
         create_graph = torch.is_grad_enabled() and (
             self.training or batch.positions.requires_grad
         )
-        if self.compiled and not (create_graph or born_charges or polarizability):
+        further = self.has_charges and (born_charges, polarizability) != (False, False)
+        if self.compiled and not (create_graph or further):
             answer = self.compiled.answer(self, batch, forces=forces, stress=stress)
             if answer is not None:
                 return answer

@@ -79,6 +79,7 @@ def respond_by_threads(
     places = shares(structures, min(threads, AT_ONCE), LEAST)
     if len(places) == 1:
         return ask(structures)
+    potential.refuse_unknown_elements(structures.numbers)  # all of them, not a part's
     found = _each(ask, [chosen(structures, mine) for mine in places])
     names = [f.name for f in fields(Prediction) if getattr(found[0], f.name) is not None]
     columns = [[getattr(p, name) for p in found] for name in names]
@@ -165,7 +166,12 @@ def _each(work: Callable[[Part], Value], parts: Sequence[Part]) -> list[Value]:
         pool.submit(copy_context().run, run, part) for part in parts
     ]
     wait(futures)  # all of them, lest some go on while an error is handled
-    return [future.result() for future in futures]
+    # Threads that begin from now on take the number that was said last, by whomever.
+    torch.set_num_threads(torch.get_num_threads())
+    try:
+        return [futures.pop(0).result() for _ in parts]
+    finally:
+        futures.clear()  # an error holds on to this frame, and with it to what the others made
 
 
 @cache

@@ -351,10 +351,12 @@ def refuse_coincident(structures: Structures, pairs: PairList) -> None:
     close = coincident(pairs)
     if bool(close.any()):
         pair = int(torch.nonzero(close)[0])
-        name = name_of(structures, int(pairs.structure[pair]))
-        s, r = int(pairs.sender[pair]), int(pairs.receiver[pair])
+        owner = int(pairs.structure[pair])
+        name = name_of(structures, owner)
+        first = int(torch.nonzero(structures.batch == owner)[0])
+        s, r = int(pairs.sender[pair]) - first, int(pairs.receiver[pair]) - first
         distance = float(pairs.squares[pair]) ** 0.5
         raise EquilibrationFailed(
-            f"{name}: atoms {s} and {r} of the batch are {distance:.1e} A apart; "
+            f"{name}: its atoms {s} and {r} are {distance:.1e} A apart; "
             f"expected at least {COINCIDENT} A"
         )

@@ -151,6 +151,21 @@ def test_structures_in_a_field_go_the_ordinary_way() -> None:
     assert not compiled._graphs
 
 
+@pytest.mark.usefixtures("_written_only")
+def test_born_charges_wherever_they_are_defined_are_not_lost_to_compiled_code() -> None:
+    potential = small_cross("tensornet", "diagonal", "feature")
+    batch = batch_of([water(), triclinic()], potential)
+    expected = potential(batch, born_charges=None, polarizability=None)
+    potential.compiled = CompiledResponse(potential)
+    found = potential(batch, born_charges=None, polarizability=None)
+    for name in ("born_charges", "polarizability"):
+        given = getattr(found, name)
+        torch.testing.assert_close(given, getattr(expected, name), equal_nan=True)
+    assert not potential.compiled._graphs
+    potential(batch)
+    assert potential.compiled._graphs
+
+
 @inductor.patch({"cpp.cxx": (None, "no-such-compiler")})
 def test_a_machine_without_a_compiler_is_told_so() -> None:
     with pytest.raises(UserMistake, match=r"no C\+\+ compiler that runs; install g\+\+"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from qeqtrain.errors import UserMistake
 from qeqtrain.models import machine_code
 from qeqtrain.models.archive import export
 from qeqtrain.models.exported import read_exported, write_exported
+from qeqtrain.models.graph import ResponseGraph, weights_of
+from qeqtrain.models.potential import Potential
 from tests.models.test_archive import write_checkpoint
 from tests.systems import batch_of, small_qet, triclinic, water
 
@@ -115,6 +118,32 @@ def test_older_processors_are_refused_and_newer_ones_are_not(monkeypatch) -> Non
     assert not refused("AVX2", "AVX512")
     assert not refused("AVX2", "AVX2")
     assert refused("NEON", "AVX2")
+
+
+class _Written:
+    """The graph itself, where its code would be."""
+
+    def __init__(self, potential: Potential) -> None:
+        self.graph = ResponseGraph(potential, forces=True, stress=True)
+        self.weights = len(weights_of(potential))
+
+    def boxed_run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.graph.plain(tensors[: self.weights], tensors[self.weights :])
+
+
+def test_a_data_set_that_the_model_does_not_know_is_not_given_to_the_code(
+    described: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    potential = small_qet(channels=4, layers=1)
+    written = _Written(potential)
+    describe(described, gives=written.graph.names, reads=written.graph.consumers)
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", lambda *_: written)
+    said = read_exported(described)[0]["machine_code"]
+    batch = batch_of([triclinic(), triclinic()], potential)
+    expected = potential(batch)
+    potential.compiled = machine_code.MachineCode(described, said, potential)
+    named = replace(batch, data_set=torch.zeros(2, dtype=torch.int64))
+    torch.testing.assert_close(potential(named).forces, expected.forces)
 
 
 def test_another_number_of_threads_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,6 +131,19 @@ def _bytes_kept(potential: Potential, batch: Structures) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         potential(batch, forces=True, stress=False)
     return sum(seen.values())
+
+
+@pytest.mark.parametrize(("free", "cache", "expected"), [(1, 9, "nothing"), (1, 0, "all")])
+def test_what_torch_holds_back_of_a_device_counts_as_free(
+    free: int, cache: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gigabyte = 1 << 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * gigabyte, 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: (3 + cache) * gigabyte)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 3 * gigabyte)
+    positions = SimpleNamespace(is_cuda=True, device="cuda")
+    batch = SimpleNamespace(positions=positions, n_atoms=8000)
+    assert memory.worked_out_again("auto", batch) == expected
 
 
 def test_an_unknown_choice_is_a_mistake() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from qeqtrain.errors import EquilibrationFailed
+from qeqtrain.errors import EquilibrationFailed, UserMistake
 from qeqtrain.models import threads
 from qeqtrain.models.dividing import chosen, shares, work
 from qeqtrain.models.threads import respond_by_threads
@@ -158,6 +163,52 @@ def test_a_failure_names_the_structure_by_its_place_in_the_whole_batch() -> None
         respond_by_threads(potential, batch)
     # The threads are free again.
     respond_by_threads(potential, mixed(potential))
+
+
+def test_atoms_in_one_place_are_counted_within_their_structure() -> None:
+    potential = small_cross("tensornet", "gaussian", "feature").train()
+    bad = water()
+    bad.positions[2] = bad.positions[0]
+    batch = batch_of([triclinic(), water(), bad, triclinic()], potential)
+    words = r"structure 2 of the batch \(H2O\): its atoms 0 and 2 are"
+    for ask in (potential, partial(respond_by_threads, potential)):
+        with pytest.raises(EquilibrationFailed, match=words):
+            ask(batch)
+
+
+def test_all_unknown_elements_are_named() -> None:
+    potential = small_cross("tensornet", "none", "feature")
+    batch = mixed(potential)
+    batch.numbers[batch.batch == 0] = 6
+    batch.numbers[batch.batch == 2] = 7
+    with pytest.raises(UserMistake, match=r"C, N"):
+        respond_by_threads(potential, batch)
+
+
+def test_nothing_of_the_other_parts_outlives_a_failure() -> None:
+    potential = small_cross("tensornet", "gaussian", "feature").train()
+    batch = mixed(potential)
+    batch.positions[batch.batch == 2] = torch.nan
+    kept = []
+    hook = potential.backbone.register_forward_hook(
+        lambda _module, _given, features: kept.append(weakref.ref(features))
+    )
+    gc.disable()  # what nobody holds on to goes at once
+    try:
+        with contextlib.suppress(EquilibrationFailed):
+            respond_by_threads(potential, batch)
+        hook.remove()
+        assert len(kept) == 2
+        assert all(features() is None for features in kept)
+    finally:
+        gc.enable()
+
+
+def test_threads_that_begin_later_have_the_number_of_the_caller() -> None:
+    potential = small_cross("tensornet", "diagonal", "feature")
+    respond_by_threads(potential, mixed(potential))
+    with ThreadPoolExecutor(max_workers=1) as fresh:
+        assert fresh.submit(torch.get_num_threads).result() == 2
 
 
 def test_shares_are_even_and_whole() -> None:
