@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qeqtrain.nn.messages import narrow, widen
-from qeqtrain.nn.tensor_messages import EdgeBlock, Ways
+from qeqtrain.nn.tensor_messages import EdgeBlock, Ways, outer, product, transposed
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Gathered:
         (x,), (g,) = terms, cotangents
         s, r = self.sender[part], self.receiver[part]
         here, there = g.index_select(0, r), g.index_select(0, s)
-        product = x.index_select(0, s).mul_(here)
-        product.addcmul_(x.index_select(0, r), there)
+        both = x.index_select(0, s).mul_(here)
+        both.addcmul_(x.index_select(0, r), there)
         slope = torch.empty_like(filters)
-        narrow(product, slope)
+        narrow(both, slope)
         if by[0] is not None:
             wide = widen(filters)
             by[0].index_add_(0, s, here.mul_(wide))
@@ -203,9 +203,8 @@ class Coupled:
         y = terms[-1][part]
         for x, total, (ways, columns) in zip(terms, totals, self.groups, strict=False):
             block, w = self._block(part, ways), _of_paths(filters, ways, columns)
-            out = block.product(block.matrix(y), x.index_select(0, block.start))
-            out.unflatten(0, (2, -1)).mul_(block.widen(w))
-            total.index_add_(0, block.end, out)
+            out = product(block.matrix(y), x.index_select(0, block.start))
+            total.index_add_(0, block.end, block.weigh(out, block.widen(w)))
 
     def slope(
         self,
@@ -222,12 +221,12 @@ class Coupled:
             block, w = self._block(part, ways), _of_paths(filters, ways, columns)
             m, there = block.matrix(y), x.index_select(0, block.start)
             here = g.index_select(0, block.end)
-            u = block.weighted(here, block.widen(w))
+            block.sum_product(here, product(m, there), _of_paths(slope, ways, columns))
+            u = block.weigh(here, block.widen(w))
             if by_x is not None:
-                by_x.index_add_(0, block.start, block.transposed(m, u))
+                by_x.index_add_(0, block.start, transposed(m, u))
             if by[-1] is not None:
-                by[-1][part] += block.directions(u, there)
-            block.sum_product(here, block.product(m, there), _of_paths(slope, ways, columns))
+                by[-1][part] += block.directions(outer(u, there))
         return slope
 
     def _block(self, part: slice, ways: Ways) -> EdgeBlock:

@@ -78,7 +78,7 @@ def tensor_messages(
     """
     if traced():
         every = EdgeBlock(ways, sender, receiver, slice(None))
-        out = every.product(every.matrix(y), x.index_select(0, every.start))
+        out = product(every.matrix(y), x.index_select(0, every.start))
         out = every.weighted(out, every.widen(w))
         total = x.new_zeros((x.shape[0], len(ways.path), x.shape[-1]))
         return total.index_add(0, every.end, out)
@@ -97,7 +97,8 @@ class EdgeBlock:
 
     The first half of all its tensors are edges from sender to receiver, the second half those
     from receiver to sender. Forms of the operations are those that a CPU is fastest at: no sum
-    over short dimensions, no transposed copies.
+    over short dimensions, no transposed copies, and what is not needed any more is overwritten
+    (its place is in the cache; with two threads, memory is what they wait for).
     """
 
     def __init__(self, ways: Ways, s: Tensor, r: Tensor, part: slice) -> None:
@@ -112,9 +113,8 @@ class EdgeBlock:
         y = torch.cat([y, y * self.ways.parity])
         return (y @ self.ways.couple).unflatten(1, (len(self.ways.path), -1))
 
-    def directions(self, left: Tensor, right: Tensor) -> Tensor:
-        """Give the derivative of ``left . M(Y) right`` by Y, ``(P, Y)``."""
-        outer = torch.bmm(right, left.transpose(1, 2))  # (E, D, K)
+    def directions(self, outer: Tensor) -> Tensor:
+        """Give the derivative of ``left . M(Y) right`` by Y, ``(P, Y)``, from :func:`outer`."""
         forth, back = (outer.flatten(1) @ self.ways.collect).chunk(2)
         return torch.addcmul(forth, back, self.ways.parity)
 
@@ -123,31 +123,52 @@ class EdgeBlock:
         return w[self.part].index_select(1, self.ways.path)
 
     @staticmethod
-    def product(m: Tensor, x: Tensor) -> Tensor:
-        """Multiply ``(E, K, D)`` by ``(E, D, C)``."""
-        return m * x if m.shape[2] == 1 else torch.bmm(m, x)
-
-    @staticmethod
-    def transposed(m: Tensor, u: Tensor) -> Tensor:
-        """Multiply the transpose of ``(E, K, D)`` by ``(E, K, C)``."""
-        if m.shape[2] == 1:
-            return (m * u).sum(dim=1, keepdim=True)
-        return torch.bmm(m.transpose(1, 2), u)
-
-    @staticmethod
     def weighted(outputs: Tensor, wide: Tensor) -> Tensor:
         """Multiply outputs ``(E, K, C)`` by the widened weights of their pairs."""
         return (outputs.unflatten(0, (2, -1)) * wide).flatten(0, 1)
 
+    @staticmethod
+    def weigh(outputs: Tensor, wide: Tensor) -> Tensor:
+        """Do the same in place."""
+        outputs.unflatten(0, (2, -1)).mul_(wide)
+        return outputs
+
     def sum_product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """Sum a product of outputs over directions and components: into ``(P, paths, C)``."""
-        (a0, a1), (b0, b1) = a.chunk(2), b.chunk(2)
-        product = torch.addcmul(a0 * b0, a1, b1)
+        """Sum a product of outputs over directions and components: into ``(P, paths, C)``.
+
+        Overwrites ``b``.
+        """
+        product, back = b.mul_(a).chunk(2)
+        product.add_(back)
         target = out[self.part].split([n for _, n in self.ways.blocks], dim=1)
         for total, block in zip(target, self.ways.split(product), strict=True):
             total.copy_(block[:, 0])
             for k in range(1, block.shape[1]):
                 total.add_(block[:, k])
+
+
+def product(m: Tensor, x: Tensor, onto: Tensor | None = None) -> Tensor:
+    """Multiply ``(E, K, D)`` by ``(E, D, C)``; add it to ``onto`` if that is given."""
+    if m.shape[2] > 1:
+        return _bmm(m, x, onto)
+    return m * x if onto is None else onto.addcmul_(m, x)
+
+
+def transposed(m: Tensor, u: Tensor, onto: Tensor | None = None) -> Tensor:
+    """Multiply the transpose of ``(E, K, D)`` by ``(E, K, C)``, as above."""
+    if m.shape[2] > 1:
+        return _bmm(m.transpose(1, 2), u, onto)
+    found = (m * u).sum(dim=1, keepdim=True)
+    return found if onto is None else onto.add_(found)
+
+
+def outer(left: Tensor, right: Tensor, onto: Tensor | None = None) -> Tensor:
+    """Multiply ``(E, K, C)`` and ``(E, D, C)`` to ``(E, D, K)``, summed over C, as above."""
+    return _bmm(right, left.transpose(1, 2), onto)
+
+
+def _bmm(a: Tensor, b: Tensor, onto: Tensor | None) -> Tensor:
+    return torch.bmm(a, b) if onto is None else onto.baddbmm_(a, b)
 
 
 class _Message(Function):
@@ -162,9 +183,8 @@ class _Message(Function):
         total = x.new_zeros((x.shape[0], len(ways.path), x.shape[-1]))
         for part in _blocks(len(s), x):
             block = EdgeBlock(ways, s, r, part)
-            out = block.product(block.matrix(y), x.index_select(0, block.start))
-            out.unflatten(0, (2, -1)).mul_(block.widen(w))
-            total.index_add_(0, block.end, out)
+            out = product(block.matrix(y), x.index_select(0, block.start))
+            total.index_add_(0, block.end, block.weigh(out, block.widen(w)))
         return total
 
     @staticmethod
@@ -200,13 +220,13 @@ class _Gradient(Function):
             block = EdgeBlock(ways, s, r, part)
             m, there = block.matrix(y), x.index_select(0, block.start)
             here = g.index_select(0, block.end)
-            u = block.weighted(here, block.widen(w))
             if needs[1]:
-                block.sum_product(here, block.product(m, there), by_w)
+                block.sum_product(here, product(m, there), by_w)
+            u = block.weigh(here, block.widen(w))
             if needs[0]:
-                by_x.index_add_(0, block.start, block.transposed(m, u))
+                by_x.index_add_(0, block.start, transposed(m, u))
             if needs[2]:
-                by_y[part] = block.directions(u, there)
+                by_y[part] = block.directions(outer(u, there))
         return by_x, by_w, by_y
 
     @staticmethod
@@ -268,21 +288,20 @@ def _second(
         m, vm = block.matrix(y), block.matrix(vy)
         there, v_there = x.index_select(0, block.start), vx.index_select(0, block.start)
         here = g.index_select(0, block.end)
-        t = block.product(m, there)
-        dt = block.product(m, v_there).add_(block.product(vm, there))  # variation of t
         wide, v_wide = block.widen(w), block.widen(vw)
-        u, du = block.weighted(here, wide), block.weighted(here, v_wide)
-        if needs[0]:
-            mixed = block.transposed(m, du).add_(block.transposed(vm, u))
-            by_x.index_add_(0, block.start, mixed)
-        if needs[2]:
-            by_y[part] = block.directions(du, there) + block.directions(u, v_there)
+        dt = product(vm, there, onto=product(m, v_there))  # variation of t = M x
         if needs[3]:
-            out = block.weighted(t, v_wide).unflatten(0, (2, -1))
-            out.addcmul_(dt.unflatten(0, (2, -1)), wide)
-            by_g.index_add_(0, block.end, out.flatten(0, 1))
+            out = block.weigh(product(m, there), v_wide)
+            out.unflatten(0, (2, -1)).addcmul_(dt.unflatten(0, (2, -1)), wide)
+            by_g.index_add_(0, block.end, out)
         if needs[1]:
             block.sum_product(here, dt, by_w)
+        if needs[0] or needs[2]:
+            du, u = block.weighted(here, v_wide), block.weigh(here, wide)
+        if needs[0]:
+            by_x.index_add_(0, block.start, transposed(vm, u, onto=transposed(m, du)))
+        if needs[2]:
+            by_y[part] = block.directions(outer(u, v_there, onto=outer(du, there)))
     return [
         grad if need else None
         for grad, need in zip((by_x, by_w, by_y, by_g), needs, strict=False)
