@@ -119,6 +119,7 @@ class MachineCode:
                 "again"
             )
         _refuse_elsewhere(package, said)
+        self.threads: int | None = said["threads"]
         self._names = list(said["gives"])
         self._consumers = list(said["reads"])
         self._kind = potential.dtype

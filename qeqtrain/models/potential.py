@@ -37,7 +37,14 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Compiled(Protocol):
-    """Code that answers in a potential's place."""
+    """Code that answers in a potential's place.
+
+    Attributes:
+        threads: that it was made for; ``None``: it is made for as many as torch has when it is
+            asked, and several threads of Python may ask at once.
+    """
+
+    threads: int | None
 
     def answer(
         self, potential: Potential, structures: Structures, *, forces: bool, stress: bool

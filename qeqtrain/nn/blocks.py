@@ -13,9 +13,9 @@ _BESIDE: ContextVar[bool] = ContextVar("beside_other_threads", default=False)
 
 
 @contextmanager
-def beside_other_threads() -> Iterator[None]:
-    """Say that other threads of Python work on other structures at the same time."""
-    token = _BESIDE.set(True)
+def beside_other_threads(are_there: bool) -> Iterator[None]:
+    """Say whether other threads of Python work on other structures at the same time."""
+    token = _BESIDE.set(are_there)
     try:
         yield
     finally:

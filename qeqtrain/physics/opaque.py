@@ -50,7 +50,8 @@ class Opaque:
             constants: other tensors.
             **options: plain values.
         """
-        words = json.dumps(options, sort_keys=True)
+        # In hexadecimal: torch writes words into C++ as they are, quotation marks and all.
+        words = json.dumps(options, sort_keys=True).encode().hex()
         found: Tensors = _value(variables, constants, self.name, words)
         return found
 
@@ -86,8 +87,8 @@ def rebuilt(variables: Tensors, constants: Tensors, consumer: str) -> Structures
 
 
 def _run(name: str, words: str, variables: Sequence[Tensor], constants: Tensors) -> Tensors:
-    results = _KNOWN[name].body(list(variables), list(constants), **json.loads(words))
-    return list(results)
+    options = json.loads(bytes.fromhex(words))
+    return list(_KNOWN[name].body(list(variables), list(constants), **options))
 
 
 def _fresh(tensors: Sequence[Tensor]) -> Tensors:

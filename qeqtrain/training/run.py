@@ -224,7 +224,7 @@ def fit(
 def _responder(model: Potential, trainer: TrainerSettings) -> Ask:
     """Choose what predicts during training."""
     if trainer.compile:
-        return CompiledResponse(model)
+        return partial(respond_by_threads, ask=CompiledResponse(model))
     # Parts that are timed by hooks are called one after the other.
     return respond_alone if trainer.profile else respond_by_threads
 

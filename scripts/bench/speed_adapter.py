@@ -92,8 +92,9 @@ def build(
         average_neighbors=30.0,
     )
 
-    respond = CompiledResponse(potential) if args.compile else respond_by_threads
-    ask = partial(respond, potential)
+    ask = partial(respond_by_threads, potential)
+    if args.compile:
+        ask = partial(ask, ask=CompiledResponse(potential))
 
     def one(atoms: Atoms) -> Structure:
         return with_pairs(Structure.from_atoms(atoms, total_charge=0.0), potential.cutoffs)

@@ -17,20 +17,22 @@ from torch._inductor import config as inductor
 from qeqtrain.calculator import QeqCalculator
 from qeqtrain.cli import main
 from qeqtrain.errors import UserMistake
-from qeqtrain.models.compiling import CompiledResponse, refuse_uncompilable
+from qeqtrain.models import threads
+from qeqtrain.models.compiling import CACHE, CompiledResponse, refuse_uncompilable
 from qeqtrain.models.graph import ResponseGraph, weights_of
 from qeqtrain.models.padding import cut, needs_padding, padded
+from qeqtrain.models.threads import respond_by_threads
 from tests.crosses import small_cross
 from tests.models.test_archive import write_checkpoint
 from tests.systems import batch_of, slab, triclinic, water
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
     from qeqtrain.models.potential import Potential
-    from qeqtrain.structures import Prediction
+    from qeqtrain.structures import Prediction, Structures
 
 CROSSES = [
     pytest.param("tensornet", "diagonal", "feature", id="tensornet-diagonal-feature"),
@@ -224,6 +226,54 @@ def test_no_size_is_too_small_for_training_through_the_graph() -> None:
     assert len(compiled._graphs) == 1
 
 
+def _shared_equals_alone(batches: Sequence[Structures], potential: Potential) -> None:
+    """Train through code that two threads of Python share, from the first call on."""
+    compiled = CompiledResponse(potential)
+    for batch in batches:
+        expected = potential(batch, forces=True, stress=True)
+        found = respond_by_threads(potential, batch, stress=True, ask=compiled)
+        exact = 1e-9 if potential.dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(found.forces, expected.forces, rtol=exact, atol=exact)
+        ours = gradients(potential, trained_on(found))
+        theirs = gradients(potential, trained_on(expected))
+        whole = torch.cat([g.flatten() for g in theirs]).norm()
+        off = torch.cat([(a - b).flatten() for a, b in zip(ours, theirs, strict=True)])
+        assert off.norm() < exact * whole
+    assert [key[-1] for key in compiled._graphs] == [1]  # the one for one thread
+    assert torch.get_num_threads() == 2
+
+
+@pytest.fixture
+def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two threads, and no batch too small for them."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "LEAST", 1)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_written_only", "_two_threads")
+@pytest.mark.parametrize(
+    "cross", [("nequip", "gaussian", "second"), ("tensornet", "none", "feature")]
+)
+def test_threads_share_what_is_made_for_one(cross: tuple[str, str, str]) -> None:
+    potential = small_cross(*cross).train()
+    several = [[water(), triclinic(), water()], [triclinic()], [water()] * 5]
+    _shared_equals_alone([batch_of(atoms, potential) for atoms in several], potential)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler about itself
+@pytest.mark.usefixtures("_two_threads")
+@torch._dynamo.config.patch(error_on_recompile=True)
+def test_threads_share_compiled_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    potential = small_cross("nequip", "none", "feature").float().train()
+    several = [[water(), triclinic(), water()], [triclinic()], [water()] * 5, [water()[:1]] * 2]
+    _shared_equals_alone([batch_of(atoms, potential) for atoms in several], potential)
+
+
 @pytest.mark.usefixtures("_written_only")
 def test_the_calculator_and_the_commands_answer_through_the_graph(tmp_path: Path) -> None:
     potential = small_cross("nequip", "diagonal", "feature")
@@ -237,8 +287,9 @@ def test_the_calculator_and_the_commands_answer_through_the_graph(tmp_path: Path
         np.testing.assert_allclose(atoms.get_charges(), expected[1], rtol=0, atol=1e-12)
     code = calculator.potential.compiled
     assert isinstance(code, CompiledResponse)
+    number = torch.get_num_threads()
     assert set(code._graphs) == {  # molecules and crystals are two questions
-        (True, stress, torch.float64, "cpu") for stress in (False, True)
+        (True, stress, torch.float64, "cpu", number) for stress in (False, True)
     }
     assert copy.deepcopy(calculator.potential).compiled is code
     checkpoint = write_checkpoint(tmp_path / "a.ckpt", potential)
