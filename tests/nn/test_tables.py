@@ -10,6 +10,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from qeqtrain.nn import knots, tables
 from qeqtrain.nn.mlp import MLP
@@ -141,6 +142,15 @@ def test_a_table_follows_its_weights(any_pairs: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "PAIRS", 10**9)
         torch.testing.assert_close(potential(batch).energy, first, rtol=2e-6, atol=2e-5)
+
+
+def test_operations_can_be_counted_while_a_table_is_made(any_pairs: list[int]) -> None:
+    potential = small_cross("nequip", "none", "feature").float()
+    batch = batch_of([crystal()], potential)
+    with FlopCounterMode(display=False) as counter:
+        potential(batch)
+    assert any_pairs
+    assert counter.get_total_flops() > 0
 
 
 def test_weights_that_are_no_numbers_give_no_numbers(any_pairs: list[int]) -> None:
