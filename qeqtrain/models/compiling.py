@@ -25,7 +25,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_shapes
 
 from qeqtrain.errors import UserMistake
@@ -37,7 +37,11 @@ from qeqtrain.structures import Prediction, Structures
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """Where torch keeps compiled code between runs; the user's cache unless it is set."""
 
-Key = tuple[bool, bool, torch.dtype, str, int]
+Key = tuple[bool, bool, torch.dtype, str, int, tuple[int, ...]]
+"""Of code: forces, stress, precision, device, threads, and which weights are trained."""
+
+_MAKING = Lock()
+"""Held while a graph is written down and compiled: that changes torch for the whole process."""
 
 
 class CompiledResponse:
@@ -69,7 +73,7 @@ class CompiledResponse:
         refuse_uncompilable(potential, asked)
         keep_code()
         self._graphs: dict[Key, _Compiled] = {}
-        self._making = Lock()
+        self._trained = _trained(potential)
 
     def __deepcopy__(self, memo: object) -> CompiledResponse:
         """Serve copies of a potential as well: there are no weights in it."""
@@ -115,20 +119,35 @@ class CompiledResponse:
         mixture = potential.mixture
         owners = None if mixture is None else mixture.index_of(structures)
         structures = replace(structures, data_set=owners)
-        device, threads = str(potential.device), torch.get_num_threads()
-        key = (forces, stress, potential.dtype, device, threads)
+        key = self._key(potential, forces, stress, torch.get_num_threads())
         if key not in self._graphs:
-            with self._making:
+            with _MAKING:
                 if key not in self._graphs:
-                    graph = _Compiled(
-                        potential,
-                        forces=forces,
-                        stress=stress,
-                        differentiable=self._differentiable,
-                    )
+                    graph = _Compiled(potential, forces=forces, stress=stress, trained=key[-1])
                     asked_padded(graph.make, potential, structures)
                     self._graphs[key] = graph
         return asked_padded(self._graphs[key], potential, structures)
+
+    def is_made(
+        self, potential: Potential, *, forces: bool, stress: bool, threads: int
+    ) -> bool:
+        """Tell whether there is code for a question, and so many threads of torch."""
+        return self._key(potential, forces, stress, threads) in self._graphs
+
+    def _key(self, potential: Potential, forces: bool, stress: bool, threads: int) -> Key:
+        """Tell questions apart that need code of their own.
+
+        A running average, which nobody trains, is asked through the code of what is trained
+        where there is some, and through code without derivatives in the weights, which is made
+        sooner, where there is none.
+        """
+        if potential.training:
+            self._trained = _trained(potential)
+        device = str(potential.device)
+        key = (forces, stress, potential.dtype, device, threads, self._trained)
+        if self._differentiable and (potential.training or key in self._graphs):
+            return key
+        return (*key[:-1], ())
 
 
 def asked_padded(
@@ -175,13 +194,20 @@ def refuse_uncompilable(potential: Potential, asked: str, *, alone: bool = False
 
 
 class _Compiled:
-    """The code of one question."""
+    """The code of one question.
+
+    Args:
+        potential: of the architecture.
+        forces: wanted or not.
+        stress: wanted or not.
+        trained: places of the weights that code is differentiable in.
+    """
 
     def __init__(
-        self, potential: Potential, *, forces: bool, stress: bool, differentiable: bool
+        self, potential: Potential, *, forces: bool, stress: bool, trained: tuple[int, ...]
     ) -> None:
         self.graph = ResponseGraph(potential, forces=forces, stress=stress)
-        self.differentiable = differentiable
+        self.trained = frozenset(trained)
         options: dict[str, Any] = {}
         if potential.device.type == "cpu":
             options = {"cpp_wrapper": True, "cpp.threads": torch.get_num_threads()}
@@ -191,16 +217,31 @@ class _Compiled:
 
     def make(self, potential: Potential, structures: Structures) -> Prediction:
         """Predict, and differentiate if that may be asked for: then all code is there."""
-        found = self(potential, structures)
-        values = [getattr(found, name) for name in self.graph.names]
-        values = [value for value in values if value.requires_grad]
+        weights = self._weights(potential)
+        found = self._ask(weights, structures)
+        values = [value for value in found if value.requires_grad]
         if values:
-            weights = [w for w in potential.parameters() if w.requires_grad]
-            total = torch.stack([value.double().sum() for value in values]).sum()
-            torch.autograd.grad(total, weights, allow_unused=True)
-        return found
+            inputs = [w for w in weights if w.requires_grad]
+            nothing = [torch.zeros_like(value) for value in values]
+            torch.autograd.grad(values, inputs, nothing, allow_unused=True)
+        return self.graph.prediction(found).detach()
 
     def __call__(self, potential: Potential, structures: Structures) -> Prediction:
+        found = self._ask(self._weights(potential), structures)
+        prediction = self.graph.prediction(found)
+        keeps = torch.is_grad_enabled() and potential.training
+        return prediction if keeps else prediction.detach()
+
+    def _weights(self, potential: Potential) -> list[Tensor]:
+        """Give all weights in the guise of those that are trained: the compiler looks at it."""
+        return [
+            w
+            if w.requires_grad == (k in self.trained)
+            else nn.Parameter(w.detach(), requires_grad=k in self.trained)
+            for k, w in enumerate(weights_of(potential))
+        ]
+
+    def _ask(self, weights: list[Tensor], structures: Structures) -> list[Tensor]:
         flat = self.graph.flat(structures)
         for tensor in flat:
             torch._dynamo.mark_dynamic(tensor, 0)  # weights have the sizes they have
@@ -208,8 +249,11 @@ class _Compiled:
         # pieces, and compiles anew for the others: minutes, for a batch of another size.
         with (
             symbolic_shapes.patch(backed_size_oblivious=True),
-            torch.set_grad_enabled(self.differentiable),
+            torch.set_grad_enabled(bool(self.trained)),
         ):
-            prediction = self.graph.prediction(self.code(weights_of(potential), flat))
-        keeps = torch.is_grad_enabled() and potential.training
-        return prediction if keeps else prediction.detach()
+            return self.code(weights, flat)
+
+
+def _trained(potential: Potential) -> tuple[int, ...]:
+    """Find the places of the weights that are trained."""
+    return tuple(k for k, w in enumerate(weights_of(potential)) if w.requires_grad)

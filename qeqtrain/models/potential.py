@@ -41,7 +41,7 @@ class Compiled(Protocol):
 
     Attributes:
         threads: that it was made for; ``None``: it is made for as many as torch has when it is
-            asked, and several threads of Python may ask at once.
+            asked, and when it is there several threads of Python may ask at once.
     """
 
     threads: int | None
@@ -50,6 +50,11 @@ class Compiled(Protocol):
         self, potential: Potential, structures: Structures, *, forces: bool, stress: bool
     ) -> Prediction | None:
         """Predict without a graph behind, or give ``None`` where there is no code for it."""
+
+    def is_made(
+        self, potential: Potential, *, forces: bool, stress: bool, threads: int
+    ) -> bool:
+        """Tell whether there is code for a question, and so many threads of torch."""
 
 
 class Ask(Protocol):

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import fields
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,13 @@ from torch.autograd.function import once_differentiable
 
 from qeqtrain.models.dividing import chosen, shares, work
 from qeqtrain.models.padding import PER_STRUCTURE
-from qeqtrain.models.potential import Ask, Potential
+from qeqtrain.models.potential import Potential
 from qeqtrain.nn.blocks import beside_other_threads
 from qeqtrain.physics.function import Function
 from qeqtrain.structures import Prediction, Structures
+
+if TYPE_CHECKING:
+    from qeqtrain.models.compiling import CompiledResponse
 
 AT_ONCE = 8
 """Most parts of a batch: Python itself works for one thread at a time."""
@@ -54,7 +57,7 @@ def respond_by_threads(
     forces: bool = True,
     stress: bool | None = None,
     born_charges: bool | None = False,
-    ask: Ask = respond_alone,
+    ask: CompiledResponse | None = None,
 ) -> Prediction:
     """Predict as the potential itself does, on as many threads as torch has.
 
@@ -63,31 +66,43 @@ def respond_by_threads(
 
     Args:
         potential: asked by all threads at once.
-        structures: B of them; a batch that is too small, not on a CPU, or answered by machine
-            code of a package, is not divided.
+        structures: B of them; a batch that is too small, not on a CPU, differentiated in its
+            positions, or answered by machine code of a package, is not divided.
         forces: wanted or not.
         stress: wanted or not; ``None`` means wherever all directions are periodic.
         born_charges: wanted or not; ``None`` means wherever they are defined.
-        ask: predicts a part in the potential's place; code that is compiled for the purpose
-            (:class:`~qeqtrain.models.compiling.CompiledResponse`) meets one thread always.
+        ask: predicts parts in the potential's place. Compiled code runs on one thread; the
+            first batch, for which it is made, has one part after the other.
     """
     if stress is None:
         stress = bool(structures.on_host("pbc").all(dim=-1).any())
 
-    of = partial(ask, potential, forces=forces, stress=stress, born_charges=born_charges)
+    of: Callable[[Structures], Prediction] = partial(
+        ask or respond_alone,
+        potential,
+        forces=forces,
+        stress=stress,
+        born_charges=born_charges,
+    )
     threads = torch.get_num_threads()
-    code = potential.compiled
-    here = structures.positions.device.type == "cpu"
-    if threads == 1 or not here or (code is not None and code.threads is not None):
+    compiled = ask or potential.compiled
+    fixed = compiled is not None and compiled.threads is not None
+    where = structures.positions
+    if threads == 1 or where.device.type != "cpu" or where.requires_grad or fixed:
         return of(structures)
-    compiled = code is not None or ask is not respond_alone
     places = shares(structures, min(threads, AT_ONCE), LEAST)
     little = len(places) == 1 and int(work(structures).sum()) < 2 * LEAST
-    each = 1 if compiled or little else threads // len(places)
+    each = 1 if compiled is not None or little else threads // len(places)
     if each == threads:
         return of(structures)
     potential.refuse_unknown_elements(structures.numbers)  # all of them, not a part's
-    found = _each(of, [chosen(structures, mine) for mine in places], each)
+    parts = [chosen(structures, mine) for mine in places]
+    if compiled is None or compiled.is_made(
+        potential, forces=forces, stress=stress, threads=each
+    ):
+        found = _each(of, parts, each)
+    else:
+        found = [_each(of, [part], each)[0] for part in parts]
     names = [f.name for f in fields(Prediction) if getattr(found[0], f.name) is not None]
     columns = [[getattr(p, name) for p in found] for name in names]
     owners = [torch.nonzero(torch.isin(structures.batch, mine)).squeeze(1) for mine in places]
@@ -126,6 +141,8 @@ class _Joined(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if ctx.columns is None:
+            raise RuntimeError("what threads have shared can be differentiated once")
         weights = [w for w, n in zip(ctx.weights, ctx.needs_input_grad[2:], strict=True) if n]
         outputs: list[list[Tensor]] = [[] for _ in ctx.columns[0]]
         cotangents: list[list[Tensor]] = [[] for _ in ctx.columns[0]]

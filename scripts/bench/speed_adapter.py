@@ -106,6 +106,10 @@ def build(
         out = ask(batch, forces=True, stress=False)
         return out.energy, out.forces
 
+    def eager(batch: Structures, _train: bool) -> tuple[Tensor, Tensor]:
+        out = potential(batch, forces=True, stress=False)
+        return out.energy, out.forces
+
     def count(batch: Structures) -> int:
         return 2 * len(batch.edges["backbone"].sender)
 
@@ -113,6 +117,7 @@ def build(
         "model": potential,
         "make": make,
         "energy_forces": energy_forces,
+        "eager": eager,
         "nl": one,
         "edges": count,
         "import_s": import_s,

@@ -100,7 +100,7 @@ def needs(made: dict[str, Any], frames: Sequence[Any], network: str) -> dict[str
     for name, train in (("training", True), ("inference", False)):
         model.train(train)
         with FlopCounterMode(display=False) as counted:
-            energy, forces = made["energy_forces"](batch, train)
+            energy, forces = made.get("eager", made["energy_forces"])(batch, train)
             if train:
                 loss = energy.square().mean() + forces.square().mean()
                 torch.autograd.grad(loss, weights, allow_unused=True)

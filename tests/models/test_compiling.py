@@ -226,9 +226,13 @@ def test_no_size_is_too_small_for_training_through_the_graph() -> None:
     assert len(compiled._graphs) == 1
 
 
-def _shared_equals_alone(batches: Sequence[Structures], potential: Potential) -> None:
+def _shared_equals_alone(
+    batches: Sequence[Structures],
+    potential: Potential,
+    compiled: CompiledResponse | None = None,
+) -> None:
     """Train through code that two threads of Python share, from the first call on."""
-    compiled = CompiledResponse(potential)
+    compiled = compiled or CompiledResponse(potential)
     for batch in batches:
         expected = potential(batch, forces=True, stress=True)
         found = respond_by_threads(potential, batch, stress=True, ask=compiled)
@@ -239,7 +243,11 @@ def _shared_equals_alone(batches: Sequence[Structures], potential: Potential) ->
         whole = torch.cat([g.flatten() for g in theirs]).norm()
         off = torch.cat([(a - b).flatten() for a, b in zip(ours, theirs, strict=True)])
         assert off.norm() < exact * whole
-    assert [key[-1] for key in compiled._graphs] == [1]  # the one for one thread
+        average = copy.deepcopy(potential).requires_grad_(False).eval()
+        said = respond_by_threads(average, batch, stress=True, ask=compiled)
+        assert not said.energy.requires_grad
+        torch.testing.assert_close(said.forces, found.forces.detach(), rtol=exact, atol=exact)
+    assert {key[-2] for key in compiled._graphs} == {1}  # for one thread each
     assert torch.get_num_threads() == 2
 
 
@@ -261,6 +269,37 @@ def test_threads_share_what_is_made_for_one(cross: tuple[str, str, str]) -> None
     potential = small_cross(*cross).train()
     several = [[water(), triclinic(), water()], [triclinic()], [water()] * 5]
     _shared_equals_alone([batch_of(atoms, potential) for atoms in several], potential)
+
+
+@pytest.mark.usefixtures("_written_only", "_two_threads")
+def test_some_structures_of_a_batch_in_a_field() -> None:
+    potential = small_cross("tensornet", "diagonal", "feature").train()
+    batch = batch_of([water(), triclinic(), water()], potential)
+    field = batch.electric_field.clone()
+    field[0] = 0.1
+    batch = replace(batch, electric_field=field)
+    compiled = CompiledResponse(potential)
+    for _ in range(2):  # the first time code is made for the part without
+        found = respond_by_threads(potential, batch, stress=False, ask=compiled)
+        torch.testing.assert_close(found.energy, potential(batch, stress=False).energy)
+
+
+@pytest.mark.usefixtures("_written_only", "_two_threads")
+def test_code_for_training_serves_validation_and_not_the_reverse() -> None:
+    potential = small_cross("nequip", "none", "feature").eval()
+    compiled = CompiledResponse(potential)
+    batch = batch_of([water(), triclinic(), water()], potential)
+    with torch.no_grad():
+        respond_by_threads(potential, batch, stress=True, ask=compiled)
+    assert [key[-1] for key in compiled._graphs] == [()]
+    _shared_equals_alone([batch], potential.train(), compiled)
+    assert len(compiled._graphs) == 2
+    potential.backbone.layers[0].requires_grad_(False)
+    found = respond_by_threads(potential, batch, stress=True, ask=compiled)
+    assert len(compiled._graphs) == 3  # less is trained
+    found.forces.square().sum().backward()
+    assert all(w.grad is None for w in potential.backbone.layers[0].parameters())
+    assert any(w.grad is not None for w in potential.backbone.layers[1].parameters())
 
 
 @pytest.mark.slow
@@ -289,7 +328,7 @@ def test_the_calculator_and_the_commands_answer_through_the_graph(tmp_path: Path
     assert isinstance(code, CompiledResponse)
     number = torch.get_num_threads()
     assert set(code._graphs) == {  # molecules and crystals are two questions
-        (True, stress, torch.float64, "cpu", number) for stress in (False, True)
+        (True, stress, torch.float64, "cpu", number, ()) for stress in (False, True)
     }
     assert copy.deepcopy(calculator.potential).compiled is code
     checkpoint = write_checkpoint(tmp_path / "a.ckpt", potential)

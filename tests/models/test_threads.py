@@ -105,6 +105,18 @@ def test_the_same_numbers_every_time() -> None:
         assert (a is None and b is None) or torch.equal(a, b)
 
 
+def test_gradients_are_taken_once_and_in_weights() -> None:
+    potential = small_cross("tensornet", "diagonal", "feature").train()
+    batch = mixed(potential)
+    found = respond_by_threads(potential, batch)
+    found.energy.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        found.energy.sum().backward()
+    batch.positions.requires_grad_(True)
+    energy = respond_by_threads(potential, batch, forces=False).energy
+    assert torch.autograd.grad(energy.sum(), batch.positions)[0].abs().max() > 0
+
+
 def test_a_prediction_that_nobody_differentiates_has_no_graph() -> None:
     potential = small_cross("tensornet", "diagonal", "feature")
     found = respond_by_threads(potential, mixed(potential))
