@@ -86,6 +86,12 @@ def test_two_threads_are_read_by_the_clock_and_set_beside_one(script) -> None:
     text = "\n".join(script.table(both))
     assert "a processor, 2 threads, least time by the clock" in text
     assert "2 threads against one, training: qeqtrain periodic 8: 1.60." in text
+    coded = [
+        line("qeqtrain", compiled=True, step_ms_min=160.0),
+        line("qeqtrain", compiled=True, threads=2, step_ms_min=80.0),
+    ]
+    text = "\n".join(script.table([*both, *coded]))
+    assert "qeqtrain periodic 8: 1.60, qeqtrain compiled periodic 8: 2.00." in text
     another = line("qeqtrain", "2026-02-02T00:00:00", threads=2)
     assert "against one" not in "\n".join(script.table([both[0], another]))
 

@@ -162,10 +162,15 @@ def _gains(
     for (device, _, network, system, size), lines in cases.items():
         single = chosen.get((device, 1, network, system, size), ())
         single = [x for x in single if x["run"] == lines[0]["run"]]
-        for program in dict.fromkeys(x["program"] for x in lines):
+        for name in dict.fromkeys(map(_name, lines)):
             times = [
-                [float(x["step_ms_min"]) for x in group if x["program"] == program]
+                [float(x["step_ms_min"]) for x in group if _name(x) == name]
                 for group in (single, lines)
             ]
             if all(times):
-                yield f"{program} {system} {size}: {min(times[0]) / min(times[1]):.2f}"
+                yield f"{name} {system} {size}: {min(times[0]) / min(times[1]):.2f}"
+
+
+def _name(line: Line) -> str:
+    """Name what a line is about."""
+    return f"{line['program']}{' compiled' if line['compiled'] else ''}"

@@ -17,7 +17,6 @@ from torch._inductor import config as inductor
 from qeqtrain.calculator import QeqCalculator
 from qeqtrain.cli import main
 from qeqtrain.errors import UserMistake
-from qeqtrain.models import threads
 from qeqtrain.models.compiling import CACHE, CompiledResponse, refuse_uncompilable
 from qeqtrain.models.graph import ResponseGraph, weights_of
 from qeqtrain.models.padding import cut, needs_padding, padded
@@ -27,7 +26,7 @@ from tests.models.test_archive import write_checkpoint
 from tests.systems import batch_of, slab, triclinic, water
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -251,17 +250,7 @@ def _shared_equals_alone(
     assert torch.get_num_threads() == 2
 
 
-@pytest.fixture
-def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two threads, and no batch too small for them."""
-    before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "LEAST", 1)
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_written_only", "_two_threads")
+@pytest.mark.usefixtures("_written_only", "two_threads")
 @pytest.mark.parametrize(
     "cross", [("nequip", "gaussian", "second"), ("tensornet", "none", "feature")]
 )
@@ -271,7 +260,7 @@ def test_threads_share_what_is_made_for_one(cross: tuple[str, str, str]) -> None
     _shared_equals_alone([batch_of(atoms, potential) for atoms in several], potential)
 
 
-@pytest.mark.usefixtures("_written_only", "_two_threads")
+@pytest.mark.usefixtures("_written_only", "two_threads")
 def test_some_structures_of_a_batch_in_a_field() -> None:
     potential = small_cross("tensornet", "diagonal", "feature").train()
     batch = batch_of([water(), triclinic(), water()], potential)
@@ -284,7 +273,7 @@ def test_some_structures_of_a_batch_in_a_field() -> None:
         torch.testing.assert_close(found.energy, potential(batch, stress=False).energy)
 
 
-@pytest.mark.usefixtures("_written_only", "_two_threads")
+@pytest.mark.usefixtures("_written_only", "two_threads")
 def test_code_for_training_serves_validation_and_not_the_reverse() -> None:
     potential = small_cross("nequip", "none", "feature").eval()
     compiled = CompiledResponse(potential)
@@ -304,7 +293,7 @@ def test_code_for_training_serves_validation_and_not_the_reverse() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler about itself
-@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.usefixtures("two_threads")
 @torch._dynamo.config.patch(error_on_recompile=True)
 def test_threads_share_compiled_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(CACHE, str(tmp_path))

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import partial
@@ -35,14 +34,7 @@ CROSSES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two threads, and no batch too small for them."""
-    before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "LEAST", 1)
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def mixed(potential: Potential) -> Structures:
